@@ -1,0 +1,81 @@
+"""Opening things inside a mount or a layer, and nowhere else (I8).
+
+Every path is resolved by the kernel from a root descriptor, beneath it, without symlinks and without crossing into
+another mount (openat2(2)); a path that is exchanged for a symlink meanwhile gives ELOOP, never another file.
+"""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from promoterd.errors import KernelTooOld, MountGone
+from promoterd.overlay import syscalls
+from promoterd.paths import display
+
+_RESOLVE = (
+    syscalls.RESOLVE_BENEATH
+    | syscalls.RESOLVE_NO_SYMLINKS
+    | syscalls.RESOLVE_NO_MAGICLINKS
+    | syscalls.RESOLVE_NO_XDEV
+)
+PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY
+"""A descriptor to walk from: needs no permission, causes no open on the server and no inotify event."""
+READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
+
+
+def open_root(path: bytes) -> int:
+    """A descriptor of the root of a mount or layer. Raises OSError."""
+    return os.open(path, PATH_DIRECTORY | os.O_CLOEXEC)
+
+
+def open_mount_root(mountpoint: bytes, device: tuple[int, int]) -> int:
+    """A descriptor of a mount's root, checked to be the file system with that device number.
+
+    Raises MountGone where something else, or nothing, is mounted there.
+    """
+    try:
+        root = open_root(mountpoint)
+    except OSError as error:
+        raise MountGone(mountpoint=display(mountpoint)) from error
+    # an overlay's directories carry the overlay's own device number (Documentation/filesystems/overlayfs.rst, inode
+    # properties), so this costs no call to the layers beyond the root's attributes
+    found = syscalls.statx(root).dev
+    if found != device:
+        os.close(root)
+        raise MountGone(mountpoint=display(mountpoint))
+    return root
+
+
+def open_beneath(root: int, path: bytes, flags: int = PATH_DIRECTORY) -> int:
+    """Open ``path`` beneath ``root``; ``b""`` is the root itself.
+
+    Raises OSError: ENOENT, ELOOP for a symlink on the way, EXDEV for a mount point on the way, ENOTDIR.
+    """
+    try:
+        return syscalls.openat2(root, path or b".", flags | os.O_NOFOLLOW, _RESOLVE)
+    except OSError as error:
+        if error.errno == errno.ENOSYS:
+            raise KernelTooOld(needed="openat2 (Linux 5.6)") from error
+        raise
+
+
+@contextmanager
+def opened(root: int, path: bytes, flags: int = PATH_DIRECTORY) -> Iterator[int]:
+    """:func:`open_beneath` for the length of a ``with`` block."""
+    descriptor = open_beneath(root, path, flags)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def exists_beneath(root: int, path: bytes) -> bool:
+    """Whether ``path`` exists as a directory beneath ``root``, reached without symlinks."""
+    try:
+        os.close(open_beneath(root, path))
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            return False
+        raise
+    return True
