@@ -115,3 +115,17 @@ class DemoFailed(PromoterdError):
     """{message}"""  # noqa: D400
 
     exit_code = 13
+
+
+class WatchLimitReached(PromoterdError):
+    """The kernel grants no more inotify watches: the limit of this user is {limit}."""
+
+    exit_code = 14
+    default_hint = "raise fs.inotify.max_user_watches, or lower `max_watches` in the policy"
+
+
+class InstanceLimitReached(PromoterdError):
+    """The kernel grants no more inotify instances: the limit of this user is {limit}."""
+
+    exit_code = 14
+    default_hint = "raise fs.inotify.max_user_instances (or LimitNOFILE, where file descriptors are what is short)"
