@@ -56,6 +56,8 @@ def main() -> int:
         os.close(os.open(_DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as error:
         return _fail(f"{_DEVICE}: {error.strerror}; load the kernel module fuse and run as root")
+    if not os.path.isdir(arguments.mountpoint):
+        return _fail(f"{arguments.mountpoint}: no such directory to mount on")
     _raise_descriptor_limit()
     timeouts = passthrough.Timeouts(arguments.entry_timeout, arguments.attr_timeout, arguments.negative_timeout)
     with contextlib.ExitStack() as stack:

@@ -1,0 +1,68 @@
+"""Fixtures for all tests, and the rules that they stand under.
+
+``@pytest.mark.needs("root", "fuse", "overlay")``: the test is skipped on a machine that lacks one of these, and *fails*
+there when the environment variable CI is set: a test that nobody runs proves nothing. The overlay fixtures ask for what
+they need by themselves.
+
+A test that leaves a mount below its directory or a child process behind fails, and the thing is removed.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from support import leftovers, overlays
+from support.needs import need
+from support.overlays import MountedOverlay
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line(
+        "markers", "needs(*what): root, fuse, overlay, loop or a program; see tests/support/needs.py"
+    )
+    leftovers.adopt_orphans()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker in item.iter_markers("needs"):
+        need(*marker.args)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_mounts_after_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    base = str(tmp_path_factory.getbasetemp())
+    yield
+    left = leftovers.mounts_below(base)
+    leftovers.detach(left)
+    assert not left, f"mounts left behind at the end: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    base = str(tmp_path_factory.getbasetemp())
+    mounted, running = set(leftovers.mounts_below(base)), leftovers.children()
+    yield
+    mounts = [point for point in leftovers.mounts_below(base) if point not in mounted]
+    processes = leftovers.new_children(running)
+    leftovers.kill(processes)
+    leftovers.detach(mounts)
+    assert not mounts, f"mounts left behind: {mounts}"
+    assert not processes, f"processes left behind: {processes}"
+
+
+@pytest.fixture
+def make_overlay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., MountedOverlay]]:
+    """:func:`support.overlays.make_overlay` without its first argument; everything made is undone after the test."""
+    made: list[MountedOverlay] = []
+
+    def make(*lowers: Any, **options: Any) -> MountedOverlay:
+        base = bytes(tmp_path_factory.mktemp("overlay"))
+        made.append(overlays.make_overlay(base, *lowers, **options))
+        return made[-1]
+
+    try:
+        yield make
+    finally:
+        for overlay in reversed(made):
+            overlay.close()
