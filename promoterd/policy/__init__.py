@@ -1,0 +1,27 @@
+"""What the administrator allows: YAML in, frozen models out, and which rule governs a path."""
+
+from promoterd.policy.load import dump_policy, effective_policy, load_policy
+from promoterd.policy.models import (
+    ControlPolicy,
+    HeatPolicy,
+    Limits,
+    LogPolicy,
+    MetricsPolicy,
+    MountPolicy,
+    Policy,
+    Rule,
+)
+
+__all__ = [
+    "ControlPolicy",
+    "HeatPolicy",
+    "Limits",
+    "LogPolicy",
+    "MetricsPolicy",
+    "MountPolicy",
+    "Policy",
+    "Rule",
+    "dump_policy",
+    "effective_policy",
+    "load_policy",
+]
