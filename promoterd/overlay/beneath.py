@@ -14,10 +14,7 @@ from promoterd.overlay import syscalls
 from promoterd.paths import display
 
 _RESOLVE = (
-    syscalls.RESOLVE_BENEATH
-    | syscalls.RESOLVE_NO_SYMLINKS
-    | syscalls.RESOLVE_NO_MAGICLINKS
-    | syscalls.RESOLVE_NO_XDEV
+    syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
 )
 PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 """A descriptor to walk from: needs no permission, causes no open on the server and no inotify event."""

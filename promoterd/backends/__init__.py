@@ -1,0 +1,1 @@
+"""How entries get shadowed, and how a directory is marked."""

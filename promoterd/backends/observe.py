@@ -1,0 +1,45 @@
+"""``observe``: shadows nothing and marks nothing; says what would be done. The default for an unfit mount."""
+
+from collections.abc import Iterator, Sequence
+
+from promoterd.backends.base import Backend, MarkState, OnDisk, Plan, Terms
+from promoterd.backends.closure import plan_closure
+from promoterd.overlay.fitness import Facts, Finding
+from promoterd.overlay.listing import Layers
+from promoterd.overlay.mounts import Overlay
+
+
+class ObserveBackend(Backend):
+    """The dry run: plans as ``opaque`` would, and goes no further."""
+
+    name = "observe"
+    marks = False
+
+    @classmethod
+    def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
+        """Nothing speaks against looking."""
+        del overlay, facts
+        return []
+
+    def plan(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
+        """What a marking backend would have to complete, or why it would refuse."""
+        return plan_closure(layers, path, terms, needs_redirects=True)
+
+    def shadow(self, plan: Plan) -> Iterator[int]:
+        """Nothing to do, in no batches."""
+        del plan
+        return iter(())
+
+    def complete(self, plan: Plan) -> list[bytes]:
+        """Marks nothing."""
+        del plan
+        return []
+
+    def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
+        """It never marked anything."""
+        del layers, path
+        return OnDisk(MarkState.NONE)
+
+    def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
+        """Nothing to undo."""
+        del paths, quiet

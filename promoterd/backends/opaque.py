@@ -1,0 +1,93 @@
+"""``opaque``: copy-up through the live overlay and one ``trusted.overlay.opaque=y`` on each upper directory.
+
+For stock kernels. The only thing that is written behind overlayfs' back is that one attribute, and our provenance
+beside it. It needs a redirect, written by the kernel itself, on every regular file, and child directories that are
+complete already.
+"""
+
+import os
+import stat
+from collections.abc import Sequence
+
+from promoterd.backends.base import Busy, Plan, PlannedDirectory, Terms
+from promoterd.backends.closure import plan_closure
+from promoterd.backends.reopening import reopen_upper
+from promoterd.backends.upper import UpperBackend
+from promoterd.overlay import beneath, xattrs
+from promoterd.overlay.fitness import Facts, Finding, marking_findings
+from promoterd.overlay.listing import Layers, UpperEntry
+from promoterd.overlay.mounts import Overlay
+from promoterd.paths import join, show
+
+
+class OpaqueBackend(UpperBackend):
+    """Marks upper directories opaque; see ``docs/backends.md`` for when it helps and when it hurts."""
+
+    name = "opaque"
+    mark_value = xattrs.OPAQUE_YES
+
+    @classmethod
+    def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
+        """What speaks against marking upper directories on this mount."""
+        return marking_findings(overlay, facts)
+
+    def plan(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
+        """The directory with every child directory that is not complete yet."""
+        return plan_closure(layers, path, terms, needs_redirects=True)
+
+    def _unshadowed(
+        self, layers: Layers, directory: PlannedDirectory, upper: dict[str, UpperEntry]
+    ) -> list[tuple[str, int]]:
+        """Lower names without an upper entry, and upper files that would look for their data beside themselves.
+
+        A metacopy without a redirect, or with a relative one, finds no data below an opaque directory (EIO).
+        """
+        work = super()._unshadowed(layers, directory, upper)
+        if upper:
+            with beneath.opened(layers.upper, directory.path) as opened:
+                work.extend(
+                    (name, entry.mode)
+                    for name, entry in upper.items()
+                    if stat.S_ISREG(entry.mode) and not _stands_alone(opened, name)
+                )
+        return work
+
+    def _check_children(
+        self, layers: Layers, plan: Plan, directory: PlannedDirectory, upper: dict[str, UpperEntry]
+    ) -> None:
+        closure = plan.paths
+        for name, entry in upper.items():
+            child = join(directory.path, os.fsencode(name))
+            if (
+                stat.S_ISDIR(entry.mode)
+                and child not in closure
+                and layers.upper_xattr(child, xattrs.OPAQUE) is None
+                and (
+                    stat.S_ISDIR(directory.listing.entries.get(name, 0))
+                    or layers.upper_xattr(child, xattrs.REDIRECT) is not None
+                )
+            ):
+                raise Busy(path=show(directory.path), reason=f"the child directory {show(child)} appeared in it")
+
+    def _mark(self, layers: Layers, plan: Plan) -> None:
+        depth = None
+        for directory in sorted(plan.directories, key=lambda planned: -planned.path.count(b"/")):
+            level = directory.path.count(b"/")
+            if depth is not None and level != depth:
+                layers.sync_upper()
+            depth = level
+            with beneath.opened(layers.upper, directory.path) as opened:
+                xattrs.put(xattrs.descriptor(opened), xattrs.OPAQUE, self.mark_value)
+        layers.sync_upper()
+
+    def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
+        """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
+        reopen_upper(self.overlay, paths, quiet=quiet)
+
+
+def _stands_alone(directory: int, name: str) -> bool:
+    itself = xattrs.entry(directory, name)
+    redirect = xattrs.get(itself, xattrs.REDIRECT)
+    if redirect is not None and redirect.startswith(b"/"):
+        return True
+    return xattrs.get(itself, xattrs.METACOPY) is None

@@ -1,0 +1,150 @@
+"""What the backends that shadow in the upper layer share: copy-up in batches, verification, and the state on disk."""
+
+import os
+import time
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import ClassVar
+
+from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
+from promoterd.overlay import beneath, copyup, mounts, xattrs
+from promoterd.overlay.activation import mark_in_effect
+from promoterd.overlay.ancestors import adopt_ancestors
+from promoterd.overlay.gate import UpperGate
+from promoterd.overlay.listing import Layers, UpperEntry
+from promoterd.overlay.scratch import open_scratch
+from promoterd.paths import parent, show
+from promoterd.provenance import Provenance, decode
+
+PASSES = 8
+"""How often a directory that keeps changing is verified again before it counts as busy."""
+
+
+class UpperBackend(Backend):
+    """Shadows by copy-up through the live overlay; subclasses say how a directory is marked."""
+
+    marks: ClassVar[bool] = True
+    mark_value: ClassVar[bytes]
+    needs_redirects: ClassVar[bool]
+
+    def shadow(self, plan: Plan) -> Iterator[int]:
+        """Copy up what is not in upper yet, directory by directory, children first."""
+        with Layers(self.overlay) as layers:
+            adopt_ancestors(layers, plan.path)
+        for directory in plan.directories:
+            with Layers(self.overlay) as layers:
+                self._copy_directory_up(layers, directory.path)
+                work = self._unshadowed(layers, directory, layers.list_upper(directory.path))
+            for start in range(0, len(work), self.batch):
+                batch = work[start : start + self.batch]
+                yield len(batch)
+                self._copy_batch_up(directory.path, batch)
+
+    def complete(self, plan: Plan) -> list[bytes]:
+        """Passes over the closure until one finds nothing to do and no change, then make it durable and mark it."""
+        paths = [directory.path for directory in plan.directories]
+        with Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
+            for _ in range(PASSES):
+                gate.changed()
+                if not self._verify(layers, plan):
+                    continue
+                self._write_provenance(layers, plan)
+                layers.sync_upper()
+                if not gate.changed():
+                    break
+            else:
+                raise Busy(path=show(plan.path), reason=f"still changing after {PASSES} passes")
+            self._mark(layers, plan)
+        return paths
+
+    def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
+        """The mark and its provenance in the upper layer, and whether it answers on the live mount."""
+        mark = layers.upper_xattr(path, xattrs.OPAQUE)
+        provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
+        if mark is None:
+            return OnDisk(MarkState.NONE)
+        if provenance is None or mark != self.mark_value:
+            return OnDisk(MarkState.FOREIGN)
+        if not provenance.is_at(path):
+            return OnDisk(MarkState.MOVED, provenance)
+        return OnDisk(MarkState.OURS, provenance, self._in_effect(layers, path))
+
+    @abstractmethod
+    def _mark(self, layers: Layers, plan: Plan) -> None:
+        """Mark the plan's directories, children first; each level is durable before the next."""
+
+    def _in_effect(self, layers: Layers, path: bytes) -> bool | None:
+        try:
+            return mark_in_effect(layers.root, layers.upper, path)
+        except FileNotFoundError:
+            return None
+
+    def _copy_directory_up(self, layers: Layers, path: bytes) -> None:
+        """The directory itself, which an empty one needs and which keeps a full one's own times."""
+        if beneath.exists_beneath(layers.upper, path):
+            return
+        with beneath.opened(layers.root, parent(path)) as above:
+            copyup.copy_up_by_times(above, os.fsdecode(path.rpartition(b"/")[2]))
+
+    def _unshadowed(
+        self, layers: Layers, directory: PlannedDirectory, upper: dict[str, UpperEntry]
+    ) -> list[tuple[str, int]]:
+        """Names, with their modes, that a copy-up has to be triggered for."""
+        del layers
+        return [(name, mode) for name, mode in directory.listing.entries.items() if name not in upper]
+
+    def _copy_batch_up(self, path: bytes, batch: list[tuple[str, int]]) -> None:
+        with Layers(self.overlay) as layers, beneath.opened(layers.root, path) as directory:
+            scratch = open_scratch(layers.root, self.scratch)
+            try:
+                for name, mode in batch:
+                    try:
+                        copyup.copy_up(directory, name, mode, scratch)
+                    except OSError as error:
+                        refused = copyup.explain_failure(error, path, name)
+                        if refused is not None:
+                            raise refused from error
+                        raise
+            finally:
+                os.close(scratch)
+
+    def _verify(self, layers: Layers, plan: Plan) -> bool:
+        """One pass: every lower name shadowed, the merged listing as expected, the server's stamps unchanged.
+
+        Does the work that it finds and then returns False. Raises Busy where the server changed.
+        """
+        clean = True
+        for directory in plan.directories:
+            upper = layers.list_upper(directory.path)
+            work = self._unshadowed(layers, directory, upper)
+            if work:
+                self._copy_batch_up(directory.path, work)
+                clean = False
+                continue
+            self._check_children(layers, plan, directory, upper)
+            visible = {name for name, entry in upper.items() if not entry.whiteout}
+            if set(layers.list_merged(directory.path)) != visible:
+                clean = False
+                continue
+            if layers.stamps(directory.path, directory.layers) != directory.listing.stamps:
+                raise Busy(path=show(plan.path), reason=f"the server changed {show(directory.path)}")
+        return clean
+
+    def _check_children(
+        self, layers: Layers, plan: Plan, directory: PlannedDirectory, upper: dict[str, UpperEntry]
+    ) -> None:
+        """Raise Busy where a child directory does not allow the mark."""
+
+    def _write_provenance(self, layers: Layers, plan: Plan) -> None:
+        identities = [mounts.lower_identity(layer) for layer in self.overlay.lowers]
+        for directory in plan.directories:
+            record = Provenance.of(
+                self.name,
+                directory.path,
+                [identities[index] for index in directory.layers],
+                directory.listing.stamps,
+                time.time_ns(),
+                len(directory.listing.entries),
+            )
+            with beneath.opened(layers.upper, directory.path) as opened:
+                xattrs.put(xattrs.descriptor(opened), xattrs.PROVENANCE, record.encode())

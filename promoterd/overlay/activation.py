@@ -1,0 +1,48 @@
+"""Making a mark take effect on the live mount, and proving from the outside that it has."""
+
+import errno
+import os
+
+from promoterd.overlay import beneath, syscalls
+from promoterd.overlay.mounts import Overlay
+
+_FLAGS = {
+    os.ST_RDONLY: syscalls.MS_RDONLY,
+    os.ST_NOSUID: syscalls.MS_NOSUID,
+    os.ST_NODEV: syscalls.MS_NODEV,
+    os.ST_NOEXEC: syscalls.MS_NOEXEC,
+    os.ST_NOATIME: syscalls.MS_NOATIME,
+    os.ST_NODIRATIME: syscalls.MS_NODIRATIME,
+    os.ST_RELATIME: syscalls.MS_RELATIME,
+}
+
+
+def reconfigure(overlay: Overlay) -> None:
+    """Drop this overlay's unused dentries by a no-op reconfigure; the layers' caches stay.
+
+    Where fspick(2) does not exist: MS_REMOUNT with the flags that the mount has. Raises OSError, MountGone.
+    """
+    root = beneath.open_mount_root(overlay.mountpoint, overlay.device)
+    try:
+        syscalls.reconfigure_superblock(root)
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        flags = os.fstatvfs(root).f_flag
+        same = sum(mount_flag for flag, mount_flag in _FLAGS.items() if flags & flag)
+        syscalls.mount(b"none", overlay.mountpoint, b"", syscalls.MS_REMOUNT | same)
+    finally:
+        os.close(root)
+
+
+def mark_in_effect(root: int, upper: int, path: bytes) -> bool | None:
+    """Whether lookups at ``path`` have stopped asking the lower layers; None where the file system gives no proof.
+
+    A merged directory reports one link, a pure upper one the upper directory's own count, which is two or more
+    (ovl_getattr, fs/overlayfs/inode.c) except on btrfs. st_ino proves nothing: without xino it moves by itself (R13).
+    """
+    with beneath.opened(upper, path) as directory:
+        if os.fstat(directory).st_nlink < 2:  # noqa: PLR2004 - "." and the name itself
+            return None
+    with beneath.opened(root, path) as directory:
+        return os.fstat(directory).st_nlink > 1

@@ -1,0 +1,251 @@
+"""The layers' names of one directory, read from the layers themselves and never from the merged view.
+
+Names are ``str`` with surrogate escapes inside this module and its users' loops, because that is what
+``os.scandir(descriptor)`` yields; ``os.fsencode`` gives back the bytes.
+"""
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+
+from promoterd.errors import Refused
+from promoterd.overlay import beneath, syscalls, xattrs
+from promoterd.overlay.mounts import Overlay
+from promoterd.overlay.xattrs import stat_is_whiteout
+from promoterd.paths import ancestors, show
+
+_UNCHANGEABLE = syscalls.STATX_ATTR_IMMUTABLE | syscalls.STATX_ATTR_APPEND
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What tells that a lower directory's names have not changed (R8). ``device`` holds within one mount only."""
+
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+    device: tuple[int, int]
+
+    def same_content(self, other: "Stamp") -> bool:
+        """Equal but for the device number, which NFS and FUSE choose anew at every mount."""
+        return (self.mtime_ns, self.ctime_ns, self.inode) == (other.mtime_ns, other.ctime_ns, other.inode)
+
+
+def stamp(directory: int) -> Stamp:
+    """The stamp of an open lower directory, asked of the server and not of the client's cache."""
+    found = syscalls.statx(directory, force_sync=True)
+    return Stamp(found.mtime_ns, found.ctime_ns, found.ino, found.dev)
+
+
+@dataclass(slots=True)
+class LowerListing:
+    """The union of the lower directories that a merged directory is made of; lower whiteouts applied and left out."""
+
+    stamps: tuple[Stamp, ...]
+    entries: dict[str, int] = field(default_factory=dict)
+    newest_ns: int = 0
+    newest: str = ""
+    hard_linked: list[str] = field(default_factory=list)
+    redirected: list[str] = field(default_factory=list)
+    unchangeable: list[str] = field(default_factory=list)
+
+    def directories(self) -> list[str]:
+        """Names of the child directories."""
+        return [name for name, mode in self.entries.items() if stat.S_ISDIR(mode)]
+
+
+@dataclass(frozen=True, slots=True)
+class UpperEntry:
+    """One name of an upper directory."""
+
+    mode: int
+    ctime_ns: int
+    whiteout: bool
+
+
+class Layers:
+    """Descriptors of an overlay's roots for one piece of work; use as a context manager and do not keep it open (R16).
+
+    Raises MountGone where the overlay is not the one that ``overlay`` describes.
+    """
+
+    def __init__(self, overlay: Overlay) -> None:
+        self.overlay = overlay
+        self._stack = ExitStack()
+        self.root = -1
+        self.upper = -1
+        self.lowers: tuple[int, ...] = ()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.root = beneath.open_mount_root(self.overlay.mountpoint, self.overlay.device)
+            stack.callback(os.close, self.root)
+            if self.overlay.upper is not None:
+                self.upper = beneath.open_root(self.overlay.upper)
+                stack.callback(os.close, self.upper)
+            lowers = []
+            for layer in self.overlay.lowers:
+                lowers.append(beneath.open_root(layer))
+                stack.callback(os.close, lowers[-1])
+            self.lowers = tuple(lowers)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def contributing(self, path: bytes) -> tuple[int, ...]:
+        """Indexes of the lower layers whose directories are merged at ``path``, top first, whatever upper says.
+
+        Raises Refused where a lower directory on the way carries a redirect or another mount lies on the way.
+        """
+        found = tuple(range(len(self.lowers)))
+        for directory in [*ancestors(path), path] if path else []:
+            found = self.contributing_below(found, directory)
+        return found
+
+    def contributing_below(self, parent: tuple[int, ...], path: bytes) -> tuple[int, ...]:
+        """As :func:`contributing`, where the parent's layers are known already."""
+        found = []
+        for index in parent:
+            try:
+                descriptor = beneath.open_beneath(self.lowers[index], path, os.O_PATH)
+            except OSError as error:
+                if error.errno == errno.ENOENT:
+                    continue
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    break
+                if error.errno == errno.EXDEV:
+                    raise Refused(
+                        path=show(path),
+                        reason="another file system is mounted there in the lower layer",
+                        hint="unmount it, or exclude the directory with `promote: never`",
+                    ) from error
+                raise
+            try:
+                if not stat.S_ISDIR(os.fstat(descriptor).st_mode):
+                    break
+                found.append(index)
+                itself = xattrs.descriptor(descriptor)
+                if xattrs.get(itself, xattrs.REDIRECT) is not None:
+                    raise Refused(
+                        path=show(path),
+                        reason="a lower layer carries a redirect there (it was an upper layer once)",
+                        hint="use a lower layer without redirects, or exclude the directory with `promote: never`",
+                    )
+                if xattrs.get(itself, xattrs.OPAQUE) == xattrs.OPAQUE_YES:
+                    break
+            finally:
+                os.close(descriptor)
+        return tuple(found)
+
+    def list_lower(self, path: bytes, layers: tuple[int, ...]) -> LowerListing:
+        """Read the lower directories at ``path``, in readdir order with the attributes of each entry. Raises OSError."""
+        stamps = []
+        listing = LowerListing(())
+        hidden: set[str] = set()
+        for index in layers:
+            with beneath.opened(self.lowers[index], path, beneath.READ_DIRECTORY) as directory:
+                stamps.append(stamp(directory))
+                _read_lower(directory, listing, hidden)
+        listing.stamps = tuple(stamps)
+        return listing
+
+    def stamps(self, path: bytes, layers: tuple[int, ...]) -> tuple[Stamp, ...]:
+        """The stamps of the lower directories at ``path`` now; fewer than ``layers`` where one is gone."""
+        found = []
+        for index in layers:
+            try:
+                with beneath.opened(self.lowers[index], path) as directory:
+                    found.append(stamp(directory))
+            except FileNotFoundError:
+                continue
+        return tuple(found)
+
+    def list_upper(self, path: bytes) -> dict[str, UpperEntry]:
+        """The upper directory's names; empty where there is no upper directory."""
+        try:
+            with beneath.opened(self.upper, path, beneath.READ_DIRECTORY) as directory:
+                return dict(_read_upper(directory))
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+
+    def list_merged(self, path: bytes) -> list[str]:
+        """The names that an application sees: a readdir through the overlay."""
+        with beneath.opened(self.root, path, beneath.READ_DIRECTORY) as directory:
+            return os.listdir(directory)
+
+    def sync_upper(self) -> None:
+        """Make everything written to the upper file system so far durable. Raises OSError."""
+        with beneath.opened(self.upper, b"", beneath.READ_DIRECTORY) as directory:
+            syscalls.syncfs(directory)
+
+    def upper_xattr(self, path: bytes, attribute: str) -> bytes | None:
+        """An attribute of the upper directory at ``path``; None where either is absent."""
+        try:
+            with beneath.opened(self.upper, path) as directory:
+                return xattrs.get(xattrs.descriptor(directory), attribute)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+
+def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None:
+    """Add one layer's names to a listing that holds those of the layers above."""
+    local = xattrs.has_trusted(directory)
+    xwhiteouts = local and xattrs.get(xattrs.descriptor(directory), xattrs.OPAQUE) == xattrs.OPAQUE_XWHITEOUTS
+    can_be_unchangeable = bool(syscalls.statx(directory).attributes_mask & _UNCHANGEABLE)
+    prefix = f"/proc/self/fd/{directory}/"
+    with os.scandir(directory) as found:
+        for item in found:
+            name = item.name
+            if name in listing.entries or name in hidden:
+                continue
+            try:
+                status = item.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            mode = status.st_mode
+            if stat_is_whiteout(mode, status.st_rdev) or (
+                xwhiteouts and xattrs.get(xattrs.entry(directory, name), xattrs.WHITEOUT) is not None
+            ):
+                hidden.add(name)
+                continue
+            listing.entries[name] = mode
+            newest = max(status.st_mtime_ns, status.st_ctime_ns)
+            if newest > listing.newest_ns:
+                listing.newest_ns, listing.newest = newest, name
+            if stat.S_ISREG(mode):
+                if status.st_nlink > 1:
+                    listing.hard_linked.append(name)
+                if local and _has_redirect(prefix + name):
+                    listing.redirected.append(name)
+            if can_be_unchangeable and syscalls.statx(directory, name).attributes & _UNCHANGEABLE:
+                listing.unchangeable.append(name)
+
+
+def _has_redirect(path: str) -> bool:
+    try:
+        os.getxattr(path, xattrs.REDIRECT, follow_symlinks=False)
+    except OSError as error:
+        if error.errno in (errno.ENODATA, errno.EOPNOTSUPP):
+            return False
+        raise
+    return True
+
+
+def _read_upper(directory: int) -> Iterator[tuple[str, UpperEntry]]:
+    with os.scandir(directory) as found:
+        for item in found:
+            try:
+                status = item.stat(follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            whiteout = stat_is_whiteout(status.st_mode, status.st_rdev)
+            yield item.name, UpperEntry(status.st_mode, status.st_ctime_ns, whiteout)
