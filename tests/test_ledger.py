@@ -1,0 +1,447 @@
+import os
+import signal
+import sqlite3
+import stat
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from promoterd.errors import LedgerError
+from promoterd.ledger import Attribute, DirectoryRecord, HeatRecord, Ledger, UpperLedger, database
+from promoterd.ledger.schema import MIGRATIONS
+from promoterd.overlay import syscalls
+from promoterd.states import State
+from support.overlays import unmount
+
+UPPER = "5f0c1a52-6f6d-4c6e-9a53-0a5c2f8d0001"
+OTHER = "5f0c1a52-6f6d-4c6e-9a53-0a5c2f8d0002"
+ODD = b"lib/new\nline \xff\xfe\0no".replace(b"\0", b"")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "state") as opened:
+        opened.see_upper(UPPER, b"/mnt/app", (b"/upper", b"/lower"), now=100.0)
+        yield opened
+
+
+@pytest.fixture
+def book(ledger: Ledger) -> UpperLedger:
+    return ledger.of(UPPER)
+
+
+def record(path: bytes, state: State = State.HOT, **others: object) -> DirectoryRecord:
+    return DirectoryRecord(path, state, since=1.5, **others)  # type: ignore[arg-type]
+
+
+def reopen(ledger: Ledger) -> Ledger:
+    ledger.close()
+    return Ledger(os.path.dirname(ledger.path))
+
+
+# Uppers
+
+
+def test_an_upper_is_the_same_wherever_it_is_mounted(ledger: Ledger) -> None:
+    ledger.of(UPPER).put(record(b"lib"))
+    ledger.see_upper(UPPER, b"/mnt/\xffelsewhere", (b"/up\xffper", b"/a", b"/b"), now=200.0)
+    with reopen(ledger) as again:
+        (upper,) = again.uppers()
+        assert upper.mountpoint == b"/mnt/\xffelsewhere"
+        assert upper.layers == (b"/up\xffper", b"/a", b"/b")
+        assert upper.first_seen == 100.0
+        assert again.of(UPPER).directory(b"lib") == record(b"lib")
+        assert again.upper(OTHER) is None
+
+
+def test_pause_and_retirement_survive_a_restart_and_being_seen_again(ledger: Ledger) -> None:
+    ledger.set_paused(UPPER, "by hand \udcff")
+    ledger.set_retired(UPPER, retired=True)
+    with reopen(ledger) as again:
+        upper = again.see_upper(UPPER, b"/mnt/app", (), now=300.0)
+        assert (upper.paused, upper.retired) == ("by hand \\udcff", True)
+        again.set_paused(UPPER, None)
+        again.set_retired(UPPER, retired=False)
+        upper = again.see_upper(UPPER, b"/mnt/app", (), now=300.0)
+        assert (upper.paused, upper.retired) == (None, False)
+
+
+def test_forgetting_an_upper_forgets_all_of_it_and_nothing_else(ledger: Ledger) -> None:
+    ledger.see_upper(OTHER, b"/mnt/other", (), now=1.0)
+    for book in (ledger.of(UPPER), ledger.of(OTHER)):
+        book.put(record(b"lib"))
+        book.put_ancestor(b"opt", {"mode": 0o755})
+        book.defer(b"lib", "busy", 1.0)
+        book.begin(b"lib", "promote", "link", 1.0)
+        book.count_stale(b"lib", 1.0)
+        book.save_heat([HeatRecord(b"lib", 1.0, 1.0)])
+    ledger.forget_upper(UPPER)
+    gone, kept = ledger.of(UPPER), ledger.of(OTHER)
+    assert [upper.id for upper in ledger.uppers()] == [OTHER]
+    for read in ("directories", "ancestors", "deferred", "unfinished", "load_heat"):
+        assert getattr(gone, read)() == []
+        assert len(getattr(kept, read)()) == 1
+    assert (gone.stale_count(b"lib", 1.0), kept.stale_count(b"lib", 1.0)) == (0, 1)
+
+
+def test_nothing_is_written_for_an_upper_that_was_never_seen(ledger: Ledger) -> None:
+    with pytest.raises(LedgerError, match="FOREIGN KEY"):
+        ledger.of(OTHER).put(record(b"lib"))
+
+
+# Directories
+
+
+def test_every_field_of_a_directory_comes_back(ledger: Ledger) -> None:
+    full = DirectoryRecord(
+        ODD,
+        State.FAILED,
+        since=1.25,
+        reason="no space \udce9",
+        backend="opaque",
+        entries=500,
+        attempts=3,
+        retry_at=9.5,
+        marked_at=8.5,
+        last_checked=7.5,
+    )
+    ledger.of(UPPER).put(full, record(b""))
+    with reopen(ledger) as again:
+        read = again.of(UPPER).directory(ODD)
+        assert read is not None
+        assert read.reason == "no space \\udce9"
+        assert read == DirectoryRecord(ODD, State.FAILED, 1.25, "no space \\udce9", "opaque", 500, 3, 9.5, 8.5, 7.5)
+        assert again.of(UPPER).directory(b"") == record(b"")
+        assert again.of(UPPER).directory(b"absent") is None
+
+
+def test_directories_by_state_and_below_a_path(book: UpperLedger) -> None:
+    book.put(
+        record(b""),
+        record(b"a", State.ACTIVE),
+        record(b"a/b", State.REFUSED),
+        record(b"a/b\xff/c", State.ACTIVE),
+        record(b"a-b"),
+        record(b"a0"),
+    )
+    assert [found.path for found in book.directories()] == [b"", b"a", b"a-b", b"a/b", b"a/b\xff/c", b"a0"]
+    assert [found.path for found in book.directories(below=b"a")] == [b"a", b"a/b", b"a/b\xff/c"]
+    assert [found.path for found in book.directories({State.ACTIVE}, below=b"a/b\xff")] == [b"a/b\xff/c"]
+    assert book.directories([]) == []
+    assert book.counts() == dict.fromkeys(State, 0) | {State.HOT: 3, State.ACTIVE: 2, State.REFUSED: 1}
+
+
+def test_writing_again_replaces_and_forgetting_removes(book: UpperLedger) -> None:
+    book.put(record(b"a"), record(b"b"))
+    book.put(record(b"a", State.ACTIVE, entries=4))
+    book.forget(b"b", b"never-there")
+    assert book.directories() == [record(b"a", State.ACTIVE, entries=4)]
+
+
+def test_a_hundred_thousand_directories(book: UpperLedger) -> None:
+    begun = time.process_time()
+    book.put_all(record(b"opt/app/%d/lib/python" % number) for number in range(100_000))
+    assert book.counts()[State.HOT] == 100_000
+    assert len(book.directories()) == 100_000
+    assert time.process_time() - begun < 10
+
+
+# The rest of the book
+
+
+def test_ancestors_keep_their_attributes_bytes_too(ledger: Ledger) -> None:
+    attributes: dict[str, Attribute] = {
+        "mode": 0o2755,
+        "uid": 12,
+        "mtime_ns": 1_600_000_000_123_456_789,
+        "acl": b"\x02\0\xff",
+        "note": None,
+    }
+    ledger.of(UPPER).put_ancestor(b"opt/app", {"mode": 0})
+    ledger.of(UPPER).put_ancestor(b"opt/app", attributes)
+    ledger.of(UPPER).put_ancestor(b"opt", {})
+    with reopen(ledger) as again:
+        top, below = again.of(UPPER).ancestors()
+        assert (top.path, dict(top.attributes)) == (b"opt", {})
+        assert (below.path, dict(below.attributes)) == (b"opt/app", attributes)
+        again.of(UPPER).forget_ancestor(b"opt")
+        assert [ancestor.path for ancestor in again.of(UPPER).ancestors()] == [b"opt/app"]
+
+
+def test_deferred_reopenings_wait_top_down_and_remember_since_when(book: UpperLedger) -> None:
+    book.defer(b"a/b", "a process writes there", 5.0)
+    book.defer(b"a", "parent", 6.0)
+    book.defer(b"a/b", "still", 9.0)
+    assert [(waiting.path, waiting.reason, waiting.since) for waiting in book.deferred()] == [
+        (b"a", "parent", 6.0),
+        (b"a/b", "still", 5.0),
+    ]
+    book.undefer(b"a", b"a/b")
+    assert book.deferred() == []
+
+
+def test_three_changes_in_a_day_are_told_from_three_in_two(book: UpperLedger) -> None:
+    hour = 3600.0
+    assert [book.count_stale(b"lib", at * hour) for at in (0, 10, 20)] == [1, 2, 3]
+    assert book.count_stale(b"other", 20 * hour) == 1
+    assert book.count_stale(b"lib", 25 * hour) == 3
+    assert book.stale_count(b"lib", 60 * hour) == 0
+    book.forget_stale(b"lib")
+    assert book.stale_count(b"lib", 25 * hour) == 0
+    assert book.stale_count(b"other", 25 * hour) == 1
+
+
+def test_heat_is_saved_as_a_whole(book: UpperLedger) -> None:
+    book.save_heat([HeatRecord(b"old", 1.0, 1.0)])
+    book.save_heat([HeatRecord(b"warm", 2.0, 5.0), HeatRecord(ODD, 7.5, 5.0)])
+    assert book.load_heat() == [HeatRecord(ODD, 7.5, 5.0), HeatRecord(b"warm", 2.0, 5.0)]
+
+
+def test_the_journal_names_what_was_begun_and_not_finished(ledger: Ledger) -> None:
+    book = ledger.of(UPPER)
+    book.begin(b"b", "promote", "link", 2.0)
+    book.begin(b"a", "reopen", "whiteouts", 1.0)
+    book.begin(b"c", "promote", "link", 3.0)
+    book.step(b"b", "mark")
+    book.finish(b"c")
+    with reopen(ledger) as again:
+        assert [(entry.path, entry.operation, entry.step, entry.started) for entry in again.of(UPPER).unfinished()] == [
+            (b"a", "reopen", "whiteouts", 1.0),
+            (b"b", "promote", "mark", 2.0),
+        ]
+
+
+# Transactions
+
+
+def test_a_transaction_is_all_or_nothing_also_when_nested(ledger: Ledger, book: UpperLedger) -> None:
+    def fail_halfway() -> None:
+        with ledger.transaction():
+            book.put(record(b"a"))
+            with ledger.transaction():
+                book.begin(b"a", "promote", "link", 1.0)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail_halfway()
+    assert (book.directories(), book.unfinished()) == ([], [])
+    with ledger.transaction():
+        book.put(record(b"a"))
+        book.begin(b"a", "promote", "link", 1.0)
+    assert (len(book.directories()), len(book.unfinished())) == (1, 1)
+
+
+def test_threads_share_it(ledger: Ledger, book: UpperLedger) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(50):
+                with ledger.transaction():
+                    book.put(record(b"%d/%d" % (number, turn)))
+                    book.begin(b"%d" % number, "promote", str(turn), 1.0)
+                assert book.directory(b"%d/%d" % (number, turn)) is not None
+        except BaseException as error:  # noqa: BLE001 - asserted on below
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    assert book.counts()[State.HOT] == 200
+
+
+def test_a_kill_keeps_what_was_committed_and_nothing_of_what_was_not(ledger: Ledger) -> None:
+    ledger.close()
+    script = f"""
+        import os, signal
+        from promoterd.ledger import Attribute, DirectoryRecord, Ledger
+        from promoterd.states import State
+        ledger = Ledger({os.path.dirname(ledger.path)!r})
+        book = ledger.of({UPPER!r})
+        book.begin(b"lib", "promote", "link", 1.0)
+        with ledger.transaction():
+            book.put_all(DirectoryRecord(b"lib/%d" % n, State.COMPLETE, 1.0) for n in range(20000))
+            book.finish(b"lib")
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    ended = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    with Ledger(os.path.dirname(ledger.path)) as again:
+        assert not again.was_rebuilt
+        assert again.of(UPPER).directories() == []
+        assert [entry.path for entry in again.of(UPPER).unfinished()] == [b"lib"]
+
+
+def test_commits_are_durable(ledger: Ledger) -> None:
+    assert ledger._database.read("PRAGMA synchronous")[0][0] == 2  # FULL
+    assert ledger._database.read("PRAGMA journal_mode")[0][0] == "wal"
+
+
+# Opening
+
+
+def test_the_state_directory_is_made_for_its_owner_only(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "var" / "state") as ledger:
+        assert ledger.is_new
+        assert not ledger.was_rebuilt
+        assert stat.S_IMODE(os.stat(tmp_path / "var" / "state").st_mode) == 0o700
+    with Ledger(tmp_path / "var" / "state") as ledger:
+        assert not ledger.is_new
+
+
+def test_a_state_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    os.mkdir(tmp_path / "state")
+    os.chmod(tmp_path / "state", 0o1777)  # noqa: S103 - what is refused
+    with pytest.raises(LedgerError, match="written by others") as caught:
+        Ledger(tmp_path / "state")
+    assert caught.value.hint == f"chmod 0700 {tmp_path / 'state'}"
+
+
+@pytest.mark.parametrize("damage", ["not a database", "a torn page", "half of it"])
+def test_a_damaged_ledger_is_kept_and_a_new_one_begun(ledger: Ledger, damage: str) -> None:
+    ledger.of(UPPER).put_all(record(b"lib/%d" % number) for number in range(2000))
+    ledger.close()
+    content = Path(ledger.path).read_bytes()
+    torn = bytearray(content)
+    torn[8192:20480] = b"\xa5" * 12288
+    damaged = {"not a database": b"SQLite?" * 4000, "a torn page": bytes(torn), "half of it": content[: 4096 * 9]}[
+        damage
+    ]
+    Path(ledger.path).write_bytes(damaged)
+    with Ledger(os.path.dirname(ledger.path)) as again:
+        assert again.was_rebuilt
+        assert again.is_new
+        assert again.uppers() == []
+        assert again.set_aside is not None
+        assert Path(again.set_aside).read_bytes() == damaged
+        again.see_upper(UPPER, b"/mnt/app", (), now=1.0)
+    with Ledger(os.path.dirname(ledger.path)) as again:
+        assert not again.was_rebuilt
+        assert len(again.uppers()) == 1
+
+
+def test_two_damaged_ledgers_in_one_second_are_both_kept(tmp_path: Path) -> None:
+    kept = set()
+    for number in range(3):
+        (tmp_path / "ledger.sqlite").write_bytes(b"rubbish %d " % number * 100)
+        with Ledger(tmp_path) as ledger:
+            kept.add(ledger.set_aside)
+    assert len(kept) == 3
+    assert {Path(str(path)).read_bytes()[:9] for path in kept} == {b"rubbish 0", b"rubbish 1", b"rubbish 2"}
+
+
+def test_damage_that_shows_later_says_what_to_do(ledger: Ledger) -> None:
+    ledger.of(UPPER).put_all(record(b"lib/%d" % number) for number in range(5000))
+    with reopen(ledger) as again:
+        with open(ledger.path, "r+b") as file:
+            file.seek(8192)
+            file.write(b"\xa5" * (os.path.getsize(ledger.path) - 8192))
+        again._database.read("PRAGMA shrink_memory")
+        with pytest.raises(LedgerError, match="malformed") as caught:
+            again.of(UPPER).directories()
+        assert "restart promoterd" in str(caught.value.hint)
+
+
+def test_a_newer_ledger_is_left_alone(ledger: Ledger) -> None:
+    ledger.close()
+    connection = sqlite3.connect(ledger.path)
+    connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    before = Path(ledger.path).read_bytes()
+    with pytest.raises(LedgerError, match=r"newer promoterd wrote it \(schema 99") as caught:
+        Ledger(os.path.dirname(ledger.path))
+    assert "upgrade" in str(caught.value.hint)
+    assert Path(ledger.path).read_bytes() == before
+
+
+def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:
+    connection = sqlite3.connect(tmp_path / "ledger.sqlite")
+    connection.execute("CREATE TABLE theirs (a)")
+    connection.commit()
+    connection.close()
+    before = (tmp_path / "ledger.sqlite").read_bytes()
+    with pytest.raises(LedgerError, match="another program's database"):
+        Ledger(tmp_path)
+    assert (tmp_path / "ledger.sqlite").read_bytes() == before
+
+
+def test_an_older_ledger_is_migrated_with_all_it_holds(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.of(UPPER).put(record(b"lib"))
+    ledger.close()
+    more = (*MIGRATIONS, ("ALTER TABLE directories ADD COLUMN note TEXT", "CREATE TABLE extra (a)"))
+    monkeypatch.setattr(database, "MIGRATIONS", more)
+    with Ledger(os.path.dirname(ledger.path)) as again:
+        assert not again.is_new
+        assert again.of(UPPER).directories() == [record(b"lib")]
+        assert again._database.read("PRAGMA user_version")[0][0] == len(more)
+        assert again._database.read("SELECT note FROM directories")[0][0] is None
+
+
+def test_a_migration_that_fails_leaves_the_ledger_as_it_was(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger.of(UPPER).put(record(b"lib"))
+    ledger.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", (*MIGRATIONS, ("CREATE TABLE extra (a)", "NO SUCH STATEMENT")))
+        with pytest.raises(LedgerError, match="syntax error"):
+            Ledger(os.path.dirname(ledger.path))
+    with Ledger(os.path.dirname(ledger.path)) as again:
+        assert again.of(UPPER).directories() == [record(b"lib")]
+        assert again._database.read("SELECT name FROM sqlite_schema WHERE name = 'extra'") == []
+
+
+def test_a_ledger_held_by_another_process_says_who_to_look_for(tmp_path: Path) -> None:
+    with Ledger(tmp_path, busy_timeout=0.1) as ledger:
+        holder = sqlite3.connect(ledger.path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match="locked") as caught:
+            ledger.see_upper(UPPER, b"/mnt/app", (), now=1.0)
+        assert f"fuser -v {ledger.path}" in str(caught.value.hint)
+        holder.execute("ROLLBACK")
+        holder.close()
+        ledger.see_upper(UPPER, b"/mnt/app", (), now=1.0)
+
+
+@pytest.mark.parametrize("place", ["file/state", "directory-in-the-way"])
+def test_a_place_that_cannot_hold_a_ledger(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    os.makedirs(tmp_path / "directory-in-the-way" / "ledger.sqlite", mode=0o700)
+    with pytest.raises(LedgerError) as caught:
+        Ledger(tmp_path / place)
+    assert f"{tmp_path / place} must be a directory on a local disk" in str(caught.value.hint)
+
+
+@pytest.mark.needs("root")
+def test_a_full_disk_and_a_read_only_one(tmp_path: Path) -> None:
+    place = tmp_path / "state"
+    os.mkdir(place)
+    syscalls.mount(b"tmpfs", bytes(place), b"tmpfs", 0, b"size=512k,mode=0700")
+    try:
+        with Ledger(place) as ledger:
+            ledger.see_upper(UPPER, b"/mnt/app", (), now=1.0)
+            book = ledger.of(UPPER)
+            book.put(record(b"before"))
+            with pytest.raises(LedgerError, match="full") as caught:
+                book.put_all(record(b"d" * 200 + b"%d" % number) for number in range(20_000))
+            assert caught.value.hint == f"free some space in {place}"
+            assert book.directories() == [record(b"before")]
+        syscalls.mount(b"", bytes(place), b"", syscalls.MS_REMOUNT | syscalls.MS_RDONLY)
+        with pytest.raises(LedgerError) as caught:
+            Ledger(place)
+        assert "that root can write" in str(caught.value.hint)
+    finally:
+        assert unmount(bytes(place))
+
+
+def test_a_closed_ledger_says_so(ledger: Ledger, book: UpperLedger) -> None:
+    ledger.close()
+    with pytest.raises(LedgerError, match="closed"):
+        book.directories()
