@@ -1,0 +1,93 @@
+"""What is known of a host and of a mount's layers beyond the mount options.
+
+Gathered by :mod:`promoterd.overlay.probe`, judged by :mod:`promoterd.overlay.fitness`.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an overlay on a tmpfs, mounted for the test in a mount namespace of its own, was seen to do (R16).
+
+    ``error`` says why there was none; then nothing else is known. ``reconfigure`` is ``fspick``, ``remount`` or, where
+    neither drops the dentries, empty.
+    """
+
+    error: str = ""
+    metacopy: bool = False
+    absolute_redirect: bool = False
+    reconfigure: str = ""
+    opaque_takes_effect: bool = False
+    finalizes: bool = False
+    data_only_layers: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What holds for all mounts of this machine, and for this process."""
+
+    kernel: str
+    capabilities: frozenset[str]
+    """Effective ones, of those that matter here, as capabilities(7) spells them."""
+    initial_user_namespace: bool
+    openat2: bool
+    redirect_max: int
+    """Bytes; the overlay module's parameter."""
+    inotify_watches: int
+    inotify_instances: int
+    """The kernel's limits per user (inotify(7))."""
+    trial: Trial
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """The project id of a directory, and whether what is created in it inherits it (FS_IOC_FSGETXATTR)."""
+
+    number: int = 0
+    inherited: bool = False
+
+    def clashes_with(self, source: "Project") -> bool:
+        """Whether this directory takes no link to and no rename of what was created below ``source``.
+
+        EXDEV from xfs_link, ext4_link and their renames: a directory that hands its project down takes nothing of
+        another project.
+        """
+        return self.inherited and self.number != (source.number if source.inherited else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """Free space of the upper file system, in bytes and inodes; a file system without a number of inodes has None."""
+
+    free_bytes: int
+    total_bytes: int
+    free_inodes: int | None
+    total_inodes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Misplaced:
+    """A layer whose path does not lead to what the overlay uses, with what was seen."""
+
+    layer: bytes
+    seen: str
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the layers of one mount were seen to be; None is for what could not be found out."""
+
+    host: Host
+    one_file_system: bool | None = None
+    upper_fstype: str = ""
+    upper_trusted_xattrs: bool | None = None
+    upper_project: Project = field(default_factory=Project)
+    work_project: Project = field(default_factory=Project)
+    upper_space: Space | None = None
+    second_users: tuple[str, ...] = ()
+    misplaced: tuple[Misplaced, ...] = ()
+    unanswered: tuple[bytes, ...] = ()
+    """Layers that did not answer in time: a dead server, most likely."""
+    writer: str = ""
+    """Who holds the writer's lock on the upper layer, if anybody does."""

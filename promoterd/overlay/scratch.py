@@ -1,0 +1,194 @@
+"""The scratch directory: a hidden place in the overlay, for links that exist for a moment and for removed ghosts (R17).
+
+It is one root-owned directory of mode 0700 in the overlay's root, made through the overlay and proven to be pure upper.
+Its coming and going leave the root's times as they were, which are part of the view (I2).
+"""
+
+import errno
+import os
+import re
+import stat
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+
+from promoterd.errors import Refused
+from promoterd.overlay import beneath, xattrs
+from promoterd.paths import show
+
+DEFAULT_NAME = b".promoterd"
+OURS = re.compile(rb"(link|ghost)-[0-9]+-[0-9]+")
+"""Names of what we put there: what for, the process id, a number."""
+
+_MODE = 0o700
+_BROKEN = (errno.EIO, errno.ESTALE, errno.ENOTEMPTY, errno.ENOENT)
+_ACLS = ("system.posix_acl_default", "system.posix_acl_access")
+_OTHER_NAME = "choose another name with `scratch:` in the policy"
+
+
+def open_scratch(root: int, name: bytes) -> int:
+    """A descriptor of the scratch directory through the overlay. Raises Refused where it is not ours, or not there."""
+    try:
+        descriptor = beneath.open_beneath(root, name)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+            raise
+        raise _refused(name, f"it is not a directory of this overlay ({error.strerror})") from error
+    wrong = _not_ours(descriptor)
+    if wrong:
+        os.close(descriptor)
+        raise _refused(name, wrong)
+    return descriptor
+
+
+@dataclass(frozen=True, slots=True)
+class Scratch:
+    """The scratch directory of one overlay. Descriptors are roots of the overlay and of its layers, O_PATH or not."""
+
+    name: bytes = DEFAULT_NAME
+
+    def ensure(self, root: int, upper: int, lowers: Sequence[int]) -> None:
+        """Make the directory where it is missing, and empty it of what an interrupted run left.
+
+        Raises Refused, before anything is changed, where a lower layer has the name or where what upper has under it
+        is not ours; OSError.
+        """
+        for lower in lowers:
+            if _status(lower, self.name) is not None:
+                raise _refused(self.name, "a lower layer has an entry of that name")
+        there = _status(upper, self.name)
+        if there is None or xattrs.stat_is_whiteout(there.st_mode, there.st_rdev):
+            _keeping_times(root, partial(self._create, root))
+        self._verify(root, upper)
+        self.empty(root, upper)
+
+    def empty(self, root: int, upper: int) -> int:
+        """Remove what we left there, and nothing else; says how many entries that were. Raises Refused, OSError."""
+        if _status(upper, self.name) is None:
+            return 0
+        self._verify(root, upper)
+        with (
+            beneath.opened(root, self.name, beneath.READ_DIRECTORY) as view,
+            beneath.opened(upper, self.name, beneath.READ_DIRECTORY) as real,
+        ):
+            leftovers = [name for name in map(os.fsencode, os.listdir(real)) if OURS.fullmatch(name)]
+            for name in leftovers:
+                _remove_tree(view, real, name)
+        return len(leftovers)
+
+    def remove(self, root: int, upper: int) -> bool:
+        """Empty the directory and remove it; False where something of another's is left in it. Raises as ``empty``."""
+        there = _status(upper, self.name)
+        if there is None or xattrs.stat_is_whiteout(there.st_mode, there.st_rdev):
+            return True
+        self.empty(root, upper)
+        try:
+            _keeping_times(root, lambda: os.rmdir(self.name, dir_fd=root))
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                return False
+            raise
+        return True
+
+    def _create(self, root: int) -> None:
+        os.mkdir(self.name, _MODE, dir_fd=root)
+        with beneath.opened(root, self.name, beneath.READ_DIRECTORY) as made:
+            # a set-group-id root hands down its group and bit, a default ACL its entries
+            for acl in _ACLS:
+                xattrs.remove(xattrs.descriptor(made), acl)
+            os.fchown(made, 0, 0)
+            os.fchmod(made, _MODE)
+
+    def _verify(self, root: int, upper: int) -> None:
+        """That the directory is ours, in upper alone, and holds nothing of another's. Raises Refused."""
+        os.close(open_scratch(root, self.name))
+        try:
+            with beneath.opened(upper, self.name, beneath.READ_DIRECTORY) as real:
+                wrong = _not_ours(real)
+                itself = xattrs.descriptor(real)
+                if xattrs.get(itself, xattrs.ORIGIN) is not None or xattrs.get(itself, xattrs.REDIRECT) is not None:
+                    wrong = "it is merged with a lower directory"
+                strangers = [name for name in map(os.fsencode, os.listdir(real)) if not OURS.fullmatch(name)]
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV):
+                raise
+            raise _refused(self.name, "it is not in the upper layer alone") from error
+        if strangers:
+            wrong = f"it holds {show(strangers[0])[1:]}, which is not ours"
+        if wrong:
+            raise _refused(self.name, wrong)
+
+
+def _refused(name: bytes, reason: str) -> Refused:
+    return Refused(path=show(name), reason=f"the scratch directory cannot be there: {reason}", hint=_OTHER_NAME)
+
+
+def _not_ours(directory: int) -> str:
+    """Why a directory cannot be our scratch directory; empty if it can."""
+    status = os.fstat(directory)
+    if not stat.S_ISDIR(status.st_mode):
+        return "it is not a directory"
+    if status.st_uid or status.st_gid or stat.S_IMODE(status.st_mode) != _MODE:
+        mode = stat.S_IMODE(status.st_mode)
+        return f"it has owner {status.st_uid}:{status.st_gid} and mode {mode:04o}, not 0:0 and 0700"
+    return ""
+
+
+def _status(directory: int, name: bytes) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _keeping_times(root: int, change: Callable[[], None]) -> None:
+    """Make a change in the root directory and set its times back, unless somebody else changed it meanwhile."""
+    before = os.stat(b".", dir_fd=root)
+    change()
+    changed = os.stat(b".", dir_fd=root)
+    if os.stat(b".", dir_fd=root).st_mtime_ns == changed.st_mtime_ns:
+        os.utime(b".", ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=root)
+
+
+def _remove_tree(view: int, real: int, name: bytes) -> None:
+    """Remove an entry of the scratch directory through the overlay, or in upper where the overlay cannot.
+
+    A metacopy whose lower file is gone gives EIO or ESTALE, to unlink as well (ovl_lookup, fs/overlayfs/namei.c); a
+    ghost that came back on the server meanwhile is merged with it, and not empty.
+    """
+    with suppress(FileNotFoundError):
+        if not stat.S_ISDIR(os.stat(name, dir_fd=real, follow_symlinks=False).st_mode):
+            if not _done(os.unlink, name, view):
+                os.unlink(name, dir_fd=real)
+            return
+        _remove_children(view, real, name)
+        if not _done(os.rmdir, name, view):
+            _remove_children(real, real, name)
+            os.rmdir(name, dir_fd=real)
+
+
+def _remove_children(view: int, real: int, name: bytes) -> None:
+    with beneath.opened(real, name, beneath.READ_DIRECTORY) as real_child:
+        try:
+            view_child = beneath.open_beneath(view, name)
+        except OSError as error:
+            if error.errno not in _BROKEN:
+                raise
+            view_child = os.dup(real_child)
+        try:
+            for child in map(os.fsencode, os.listdir(real_child)):
+                _remove_tree(view_child, real_child, child)
+        finally:
+            os.close(view_child)
+
+
+def _done(remove: Callable[..., None], name: bytes, directory: int) -> bool:
+    """Remove the entry; False where the overlay cannot."""
+    try:
+        remove(name, dir_fd=directory)
+    except OSError as error:
+        if error.errno not in _BROKEN:
+            raise
+        return False
+    return True
