@@ -77,6 +77,10 @@ class Provenance:
         """Whether it was written for this path; a directory that was renamed or copied since says no."""
         return self.path == digest(path)
 
+    def is_from(self, present: Sequence[str]) -> bool:
+        """Whether every lower layer that it was written over is among those that are there now."""
+        return {digest(identity) for identity in present}.issuperset(self.lower)
+
     def is_over(self, lower: Sequence[str]) -> bool:
         """Whether it was written over these lower layers."""
         return self.lower == tuple(digest(identity) for identity in lower)

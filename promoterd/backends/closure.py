@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
 from promoterd.errors import Refused
-from promoterd.overlay import beneath, mountinfo, mounts, xattrs
+from promoterd.overlay import beneath, mountinfo, mounts, syscalls, xattrs
 from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
 from promoterd.overlay.watchers import watched_by_others
 from promoterd.paths import ancestors, display, join, show
@@ -168,6 +168,7 @@ def _refuse_young(path: bytes, directory: bytes, listing: LowerListing, demands:
             path=show(path),
             reason=f"{what} is younger than min_age (a release may still be on its way)",
             hint="it is tried again when it is old enough; or lower `min_age` in its rule",
+            wait=(newest - demands.oldest_allowed_ns) / syscalls.NANOSECONDS + 1.0,
         )
 
 

@@ -42,3 +42,8 @@ class FinalizeBackend(UpperBackend):
     def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
         reopen_upper(self.overlay, paths, quiet=quiet)
+
+    def _in_effect(self, layers: Layers, path: bytes) -> bool | None:
+        """The directory stays merged, and no attribute tells whether the kernel acts on its mark already."""
+        del layers, path
+        return None

@@ -6,13 +6,11 @@
 import errno
 import os
 import stat
-from itertools import count
 
 from promoterd.errors import Refused
 from promoterd.overlay import syscalls
+from promoterd.overlay.scratch import temporary_name
 from promoterd.paths import display, show
-
-_serial = count()
 
 
 def copy_up_by_link(directory: int, name: str, scratch: int) -> None:
@@ -21,8 +19,8 @@ def copy_up_by_link(directory: int, name: str, scratch: int) -> None:
     ovl_link() makes the kernel write an absolute redirect, on disk and in the cached inode (ovl_set_link_redirect,
     fs/overlayfs/dir.c), which a hand-written one is not. Set-id bits, capabilities and times stay. Raises OSError.
     """
-    temporary = f"link-{os.getpid()}-{next(_serial)}"
-    os.link(name, temporary, src_dir_fd=directory, dst_dir_fd=scratch, follow_symlinks=False)
+    temporary = temporary_name("link")
+    os.link(os.fsencode(name), temporary, src_dir_fd=directory, dst_dir_fd=scratch, follow_symlinks=False)
     os.unlink(temporary, dir_fd=scratch)
 
 

@@ -10,15 +10,14 @@ import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 
-from promoterd.overlay import activation, beneath, scratch, xattrs
+from promoterd.overlay import activation, beneath, xattrs
 from promoterd.overlay.listing import Layers
+from promoterd.overlay.scratch import empty_in_upper, open_scratch, temporary_name
 from promoterd.overlay.shadows import is_unmodified_shadow
 from promoterd.paths import ancestors, join, parent
 from promoterd.provenance import decode
 
-_serial = count()
 _BEYOND = 1 << 63
 
 
@@ -85,13 +84,13 @@ def _rename_away(layers: Layers, path: bytes, scratch_name: bytes) -> None:
     with beneath.opened(layers.root, above) as directory:
         itself = xattrs.descriptor(directory)
         before = os.stat(itself)
-        hidden = scratch.open_scratch(layers.root, scratch_name)
+        hidden = open_scratch(layers.root, scratch_name)
         try:
-            os.rename(name, f"ghost-{os.getpid()}-{next(_serial)}", src_dir_fd=directory, dst_dir_fd=hidden)
+            os.rename(name, temporary_name("ghost"), src_dir_fd=directory, dst_dir_fd=hidden)
         finally:
             os.close(hidden)
         os.utime(itself, ns=(before.st_atime_ns, before.st_mtime_ns))
-    scratch.empty_in_upper(layers.upper, scratch_name)
+    empty_in_upper(layers.upper, scratch_name)
 
 
 def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, xattrs
@@ -22,9 +23,15 @@ OURS = re.compile(rb"(link|ghost)-[0-9]+-[0-9]+")
 """Names of what we put there: what for, the process id, a number."""
 
 _MODE = 0o700
+_serial = count()
 _BROKEN = (errno.EIO, errno.ESTALE, errno.ENOTEMPTY, errno.ENOENT)
 _ACLS = ("system.posix_acl_default", "system.posix_acl_access")
 _OTHER_NAME = "choose another name with `scratch:` in the policy"
+
+
+def temporary_name(purpose: str) -> bytes:
+    """A name in the scratch directory that nothing has: for ``link`` or ``ghost``."""
+    return b"%s-%d-%d" % (purpose.encode(), os.getpid(), next(_serial))
 
 
 def open_scratch(root: int, name: bytes) -> int:
@@ -40,6 +47,18 @@ def open_scratch(root: int, name: bytes) -> int:
         os.close(descriptor)
         raise _refused(name, wrong)
     return descriptor
+
+
+def empty_in_upper(upper: int, name: bytes) -> int:
+    """Remove what we left in the scratch directory behind the overlay's back, for ghosts that it cannot look at.
+
+    Says how many entries that were; a reconfigure has to follow. Raises Refused where the directory is not ours.
+    """
+    with beneath.opened(upper, name, beneath.READ_DIRECTORY) as real:
+        wrong = _not_ours(real)
+        if wrong:
+            raise _refused(name, wrong)
+        return _empty(real, real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +91,7 @@ class Scratch:
             beneath.opened(root, self.name, beneath.READ_DIRECTORY) as view,
             beneath.opened(upper, self.name, beneath.READ_DIRECTORY) as real,
         ):
-            leftovers = [name for name in map(os.fsencode, os.listdir(real)) if OURS.fullmatch(name)]
-            for name in leftovers:
-                _remove_tree(view, real, name)
-        return len(leftovers)
+            return _empty(view, real)
 
     def remove(self, root: int, upper: int) -> bool:
         """Empty the directory and remove it; False where something of another's is left in it. Raises as ``empty``."""
@@ -149,6 +165,13 @@ def _keeping_times(root: int, change: Callable[[], None]) -> None:
     changed = os.stat(b".", dir_fd=root)
     if os.stat(b".", dir_fd=root).st_mtime_ns == changed.st_mtime_ns:
         os.utime(b".", ns=(before.st_atime_ns, before.st_mtime_ns), dir_fd=root)
+
+
+def _empty(view: int, real: int) -> int:
+    leftovers = [name for name in map(os.fsencode, os.listdir(real)) if OURS.fullmatch(name)]
+    for name in leftovers:
+        _remove_tree(view, real, name)
+    return len(leftovers)
 
 
 def _remove_tree(view: int, real: int, name: bytes) -> None:

@@ -1,0 +1,86 @@
+"""The states of one mount's directories: in memory for decisions, in the ledger for the next start, logged as they change."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
+from typing import Any
+
+import structlog
+
+from promoterd.ledger import DirectoryRecord, UpperLedger
+from promoterd.paths import show
+from promoterd.states import MARKED, State, may_follow
+
+Change = Callable[[DirectoryRecord | None, DirectoryRecord | None], None]
+
+
+class Book:
+    """Every directory that is not plainly cold has a record here. Used from the event loop only."""
+
+    def __init__(self, ledger: UpperLedger, log: structlog.typing.FilteringBoundLogger, on_change: Change) -> None:
+        self.ledger = ledger
+        self._log = log
+        self._on_change = on_change
+        self._records = {record.path: record for record in ledger.directories()}
+        for record in self._records.values():
+            on_change(None, record)
+
+    def get(self, path: bytes) -> DirectoryRecord | None:
+        """The record of a directory; None for a cold one."""
+        return self._records.get(path)
+
+    def state(self, path: bytes) -> State:
+        """The state of a directory."""
+        record = self._records.get(path)
+        return record.state if record is not None else State.COLD
+
+    def is_marked(self, path: bytes) -> bool:
+        """Whether a mark of ours is on disk, in effect or not (R10)."""
+        return self.state(path) in MARKED
+
+    def in_states(self, states: Collection[State]) -> list[DirectoryRecord]:
+        """Records in these states, by path: parents before children."""
+        return sorted((r for r in self._records.values() if r.state in states), key=lambda record: record.path)
+
+    def counts(self) -> Counter[State]:
+        """How many directories are in each state; cold ones are not counted."""
+        return Counter(record.state for record in self._records.values())
+
+    def move(self, path: bytes, state: State, *, now: float, reason: str | None = None, **changes: Any) -> None:
+        """Bring one directory into a state; the record's other fields stay as they are unless named."""
+        self.move_all([path], state, now=now, reason=reason, **changes)
+
+    def move_all(
+        self, paths: Iterable[bytes], state: State, *, now: float, reason: str | None = None, **changes: Any
+    ) -> None:
+        """As :meth:`move` for many directories, in one commit."""
+        written = []
+        for path in paths:
+            before = self._records.get(path)
+            if not may_follow(before.state if before else State.COLD, state):
+                self._log.warning("unexpected_state", path=show(path), before=before and before.state, state=state)
+            same = before is not None and before.state is state
+            record = replace(
+                before or DirectoryRecord(path, state, now),
+                state=state,
+                since=before.since if before is not None and same else now,
+                reason=reason,
+                **changes,
+            )
+            if record == before:
+                continue
+            self._records[path] = record
+            written.append(record)
+            self._on_change(before, record)
+            if not same or (before is not None and before.reason != reason):
+                self._log.info("directory", path=show(path), state=state.value, reason=reason)
+        self.ledger.put_all(written)
+
+    def forget(self, paths: Iterable[bytes], *, reason: str) -> None:
+        """These directories are cold again."""
+        gone = [path for path in paths if path in self._records]
+        for path in gone:
+            before = self._records.pop(path)
+            self._on_change(before, None)
+            self._log.info("directory", path=show(path), state=State.COLD.value, reason=reason)
+        self.ledger.forget(*gone)

@@ -1,0 +1,115 @@
+"""What belongs to one mount while it is worked on: everything that promotion, activation and recheck share."""
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import ParamSpec, TypeVar
+
+import structlog
+
+from promoterd.backends.base import Backend
+from promoterd.book import Book
+from promoterd.errors import TripWire
+from promoterd.ledger import Ledger, UpperLedger
+from promoterd.metrics import MountMetrics
+from promoterd.overlay.listing import Layers
+from promoterd.overlay.mounts import Overlay
+from promoterd.paths import display
+from promoterd.policy import MountPolicy
+from promoterd.pool import Pool, Throttle
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _nothing(_paths: Sequence[bytes]) -> None:
+    """No heat source: nothing to disarm."""
+
+
+@dataclass
+class Mounted:
+    """One overlay with its policy, backend, book, pool and metrics.
+
+    ``disarm`` and ``rearm`` tell the heat source which directories are being worked on, so that the daemon's own reads
+    are no heat and its own watches neither pin nor go dead (I8, R11).
+    """
+
+    overlay: Overlay
+    policy: MountPolicy
+    backend: Backend
+    backend_reason: str
+    ledger: Ledger
+    book: Book
+    pool: Pool
+    throttle: Throttle
+    metrics: MountMetrics
+    log: structlog.typing.FilteringBoundLogger
+    clock: Callable[[], float]
+    disarm: Callable[[Sequence[bytes]], None] = _nothing
+    rearm: Callable[[Sequence[bytes]], None] = _nothing
+    paused: str | None = None
+    stopping: bool = False
+    busy: set[bytes] = field(default_factory=set)
+
+    @property
+    def upper_ledger(self) -> UpperLedger:
+        """The part of the ledger that is about this upper layer."""
+        return self.book.ledger
+
+    @property
+    def name(self) -> str:
+        """The mount point, for messages, labels and log events."""
+        return display(self.overlay.mountpoint)
+
+    async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call a blocking function in this mount's pool."""
+        return await self.pool.run(partial(function, *args, **kwargs), what=getattr(function, "__qualname__", None))
+
+    async def with_layers(self, function: Callable[[Layers], T]) -> T:
+        """Call a blocking function with the layers opened for that call alone (R16)."""
+
+        def call() -> T:
+            with Layers(self.overlay) as layers:
+                return function(layers)
+
+        return await self.run(call)
+
+    def pause(self, reason: str) -> None:
+        """Stop all marking on this mount until somebody resumes it."""
+        self.paused = reason
+        self.ledger.set_paused(self.upper_ledger.upper_id, reason)
+        self.metrics.paused(on=True)
+        self.log.warning("paused", reason=reason)
+
+    def resume(self) -> None:
+        """Go on after a pause or a trip wire."""
+        self.paused = None
+        self.ledger.set_paused(self.upper_ledger.upper_id, None)
+        self.metrics.paused(on=False)
+        self.metrics.trip_wire(on=False)
+        self.log.info("resumed")
+
+    def trip(self, reason: str) -> None:
+        """The trip wire (R15): something that must not happen did; nothing more is marked until ``resume``."""
+        self.metrics.trip_wire(on=True)
+        self.log.error("trip_wire", reason=reason)
+        self.pause(f"trip wire: {reason}")
+
+    def check_not_paused(self) -> None:
+        """Raise TripWire while marking is stopped."""
+        if self.paused is not None:
+            raise TripWire(mountpoint=self.name, reason=self.paused)
+
+    def free_space_lack(self) -> str | None:
+        """What upper's file system is too short of for another promotion; None where there is enough. Raises OSError."""
+        assert self.overlay.upper is not None  # noqa: S101 - a marking backend was found fit
+        status = os.statvfs(self.overlay.upper)
+        limits = self.policy.limits
+        self.metrics.upper_free(status.f_bavail * status.f_frsize, status.f_favail)
+        total = status.f_blocks * status.f_frsize
+        if status.f_bavail * status.f_frsize < limits.min_free_space.of(total):
+            return "the upper file system has less free space than limits.min_free_space"
+        if status.f_files and status.f_favail < limits.min_free_inodes.of(status.f_files):
+            return "the upper file system has fewer free inodes than limits.min_free_inodes"
+        return None

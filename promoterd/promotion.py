@@ -1,0 +1,167 @@
+"""One directory, from hot to marked, over any backend."""
+
+import errno
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from promoterd.backends.base import Busy, Plan
+from promoterd.errors import MountGone, PromoterdError, Refused, TripWire
+from promoterd.mounted import Mounted
+from promoterd.overlay.listing import Layers
+from promoterd.paths import show
+from promoterd.states import State
+from promoterd.terms import NANOSECONDS, terms_for
+
+RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
+"""Seconds until a failed promotion is tried again: doubled with each attempt."""
+RETRY_REFUSED = 3600.0
+"""Seconds until a refused directory is looked at again: its obstacle may be gone."""
+_BROKEN = (errno.EIO, errno.ESTALE)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+Progress = Callable[[int, int], None]
+"""Called with the entries done so far and the entries in all."""
+
+
+class Outcome(StrEnum):
+    """How a promotion ended."""
+
+    MARKED = "marked"
+    OBSERVED = "observed"
+    REFUSED = "refused"
+    BUSY = "busy"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """What came of one promotion: the directories that are marked now, and the reason where none is."""
+
+    path: bytes
+    outcome: Outcome
+    directories: tuple[bytes, ...] = ()
+    entries: int = 0
+    reason: str | None = None
+    hint: str | None = None
+    broken_hardlinks: tuple[bytes, ...] = ()
+
+
+async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = None) -> Promotion:
+    """Plan, shadow, verify and mark a directory with its closure; its state says how that went.
+
+    Raises TripWire while the mount is paused or when something broken was met, and MountGone.
+    """
+    mount.check_not_paused()
+    mount.busy.add(path)
+    started = mount.clock()
+    try:
+        done = await _promote(mount, path, progress)
+    except Refused as refusal:
+        done = Promotion(path, Outcome.REFUSED, reason=refusal.message, hint=refusal.hint)
+        wait = refusal.fields.get("wait")
+        retry = wait if isinstance(wait, float) else RETRY_REFUSED
+        _settle(mount, path, State.REFUSED, refusal, mount.clock() + retry)
+    except Busy as busy:
+        done = Promotion(path, Outcome.BUSY, reason=busy.message, hint=busy.hint)
+        _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
+    except (MountGone, TripWire):
+        raise
+    except OSError as error:
+        done = _failed(mount, path, error)
+    finally:
+        mount.busy.discard(path)
+    mount.metrics.promoted(done.outcome.value, mount.clock() - started)
+    return done
+
+
+async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:
+    now = mount.clock()
+    if mount.book.state(path) is State.COLD:
+        mount.book.move(path, State.HOT, now=now)
+    terms = terms_for(mount.policy, path, round(now * NANOSECONDS))
+
+    def plan_it(layers: Layers) -> Plan:
+        return mount.backend.plan(layers, path, terms)
+
+    plan = await mount.with_layers(plan_it)
+    if not mount.backend.marks:
+        mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
+        mount.book.move(path, State.HOT, now=now, reason=f"backend {mount.backend.name} marks nothing")
+        return Promotion(path, Outcome.OBSERVED, tuple(d.path for d in plan.directories), plan.entries)
+    lack = await mount.run(mount.free_space_lack)
+    if lack is not None:
+        raise Busy(path=show(path), reason=lack, hint="free some space there, or lower the limit")
+    closure = [directory.path for directory in plan.directories]
+    mount.upper_ledger.begin(path, "promote", "shadow", now)
+    mount.book.move_all(closure, State.SHADOWING, now=now, backend=mount.backend.name)
+    marked: list[bytes] = []
+    try:
+        mount.disarm(closure)
+        await _shadow(mount, plan, progress)
+        mount.upper_ledger.step(path, "mark")
+        marked = await mount.run(mount.backend.complete, plan)
+    finally:
+        if not marked:
+            mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
+            mount.rearm(closure)
+    entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
+    now = mount.clock()
+    for directory in marked:
+        mount.book.move(
+            directory,
+            State.COMPLETE,
+            now=now,
+            entries=entries[directory],
+            marked_at=now,
+            last_checked=now,
+            attempts=0,
+            retry_at=None,
+            backend=mount.backend.name,
+        )
+    mount.upper_ledger.finish(path)
+    for link in plan.broken_hardlinks:
+        mount.log.warning("hardlink_broken", path=show(link), reason="copied up without index=on, as policy allows")
+    mount.log.info("promoted", path=show(path), directories=len(marked), entries=plan.entries)
+    return Promotion(path, Outcome.MARKED, tuple(marked), plan.entries, broken_hardlinks=tuple(plan.broken_hardlinks))
+
+
+async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None:
+    """Batch by batch, each held back by the throttle; stops between two batches where the mount is paused."""
+    done = 0
+    steps = mount.backend.shadow(plan)
+    while (size := await mount.run(next, steps, None)) is not None:
+        mount.check_not_paused()
+        if mount.stopping:
+            raise Busy(path=show(plan.path), reason="the daemon is stopping")
+        await mount.throttle.take(size)
+        done += size
+        mount.metrics.copied(size)
+        if progress is not None:
+            progress(done, plan.entries)
+
+
+def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, retry_at: float) -> None:
+    record = mount.book.get(path)
+    attempts = (record.attempts if record is not None else 0) + 1
+    mount.upper_ledger.finish(path)
+    reason = error.fields.get("reason")
+    mount.book.move(
+        path, state, now=mount.clock(), reason=str(reason or error.message), attempts=attempts, retry_at=retry_at
+    )
+
+
+def _backoff(mount: Mounted, path: bytes) -> float:
+    record = mount.book.get(path)
+    return float(min(RETRY_MOST, RETRY_FIRST * 2 ** (record.attempts if record is not None else 0)))
+
+
+def _failed(mount: Mounted, path: bytes, error: OSError) -> Promotion:
+    """What a system call's failure means: a broken entry trips the wire, a full upper layer waits."""
+    if error.errno in _BROKEN and mount.book.in_states({State.COMPLETE, State.ACTIVE, State.PINNED}):
+        mount.trip(f"{error.strerror} in {show(path)}")
+    what = "the upper file system is full" if error.errno in _FULL else str(error)
+    failure = Busy(path=show(path), reason=what)
+    _settle(mount, path, State.FAILED, failure, mount.clock() + _backoff(mount, path))
+    mount.log.warning("promotion_failed", path=show(path), reason=what)
+    return Promotion(path, Outcome.FAILED, reason=what, hint=failure.hint)
