@@ -30,6 +30,12 @@ class Verdict:
         return is_fit(self.findings)
 
     @property
+    def refused(self) -> str:
+        """The options that are refused, each once."""
+        refused = [finding.option for finding in self.findings if finding.severity is Severity.REFUSE]
+        return ", ".join(dict.fromkeys(refused))
+
+    @property
     def reason(self) -> str:
         """The first refusal; empty where there is none."""
         return next((finding.message for finding in self.findings if finding.severity is Severity.REFUSE), "")
@@ -47,8 +53,8 @@ def best(found: Sequence[Verdict]) -> tuple[str, str]:
     by_name = {verdict.backend: verdict for verdict in found}
     better = [name for name in PREFERENCE if name in by_name]
     chosen = next((name for name in better if by_name[name].fit), PREFERENCE[-1])
-    passed_over = [f"{name}: {by_name[name].reason}" for name in better[: better.index(chosen)]]
-    return chosen, "; ".join(passed_over) or "it is the best that there is"
+    passed_over = [f"{name} is unfit ({by_name[name].refused})" for name in better[: better.index(chosen)]]
+    return chosen, ", ".join(passed_over) or "it is the best that there is"
 
 
 def backend_for(configured: str, overlay: Overlay, facts: Facts) -> type[base.Backend]:

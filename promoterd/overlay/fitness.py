@@ -63,8 +63,8 @@ def is_fit(findings: Sequence[Finding]) -> bool:
 def marking_findings(overlay: Overlay, facts: Facts) -> list[Finding]:
     """What stands against copying up and marking in the upper layer of this mount, refusals first."""
     found = [
-        *_host(facts.host),
-        *_trial(facts.host.trial),
+        *_host(facts.host, display(overlay.mountpoint)),
+        *_trial(facts.host.trial, display(overlay.mountpoint)),
         *_upper(overlay),
         *_options(overlay, facts),
         *_layers(overlay, facts),
@@ -98,28 +98,33 @@ def _warn(option: str, message: str, remedy: str) -> Finding:
     return Finding(Severity.WARN, option, message, remedy)
 
 
-def _host(host: Host) -> Iterator[Finding]:
+def _host(host: Host, mountpoint: str) -> Iterator[Finding]:
     for capability, why in NEEDED_CAPABILITIES.items():
         if capability not in host.capabilities:
-            yield _refuse(capability, f"this process lacks {capability}, which {why}", "run it as root")
+            yield _refuse(capability, f"this process lacks {capability}, which {why} at {mountpoint}", "run it as root")
     if not host.initial_user_namespace:
         yield _refuse(
             "user namespace",
-            "this process runs in a user namespace, where trusted.overlay.* attributes do not exist",
+            "this process runs in a user namespace, where the trusted.overlay.* attributes of the overlay at "
+            f"{mountpoint} cannot be seen",
             "run it in the initial user namespace",
         )
     if not host.openat2:
-        yield _refuse("kernel", f"the kernel {host.kernel} lacks openat2", "boot Linux 5.6 or newer")
+        yield _refuse(
+            "kernel",
+            f"the kernel {host.kernel} lacks openat2, which keeps every step beneath {mountpoint}",
+            "boot Linux 5.6 or newer",
+        )
     for capability, why in USEFUL_CAPABILITIES.items():
         if capability not in host.capabilities:
-            yield _warn(capability, f"this process lacks {capability}, which {why}", "run it as root")
+            yield _warn(capability, f"this process lacks {capability}, which {why} at {mountpoint}", "run it as root")
 
 
-def _trial(trial: Trial) -> Iterator[Finding]:
+def _trial(trial: Trial, mountpoint: str) -> Iterator[Finding]:
     if trial.error:
         yield _refuse(
             "kernel",
-            f"no overlay could be mounted for a test: {trial.error}",
+            f"what the kernel can do for {mountpoint} is unknown: no overlay could be mounted for a test, {trial.error}",
             "run it as root, outside containers, on a kernel with overlayfs and tmpfs",
         )
         return
@@ -130,12 +135,16 @@ def _trial(trial: Trial) -> Iterator[Finding]:
     }
     for what, works in wanted.items():
         if not works:
-            yield _refuse("kernel", f"a test mount showed that this kernel lacks {what}", "boot Linux 5.15 or newer")
+            yield _refuse(
+                "kernel",
+                f"a test mount showed that the kernel lacks {what}, which {mountpoint} needs",
+                "boot Linux 5.15 or newer",
+            )
     if trial.reconfigure == "remount":
         yield Finding(
             Severity.INFO,
             "kernel",
-            "this kernel has no fspick; marks are activated by a remount with the same flags",
+            f"the kernel has no fspick: marks at {mountpoint} are activated by a remount with the same flags",
             "Linux 5.2 or newer has it",
         )
 
@@ -145,12 +154,12 @@ def _upper(overlay: Overlay) -> Iterator[Finding]:
     if overlay.upper is None:
         yield _refuse(
             "upperdir",
-            f"the overlay at {mountpoint} has no upper layer to promote into",
+            f"the overlay at {mountpoint} has no upper layer (upperdir) to promote into",
             "mount it with upperdir= and workdir= on a local file system",
         )
     elif overlay.read_only or overlay.mount_read_only:
         what = "the overlay" if overlay.read_only else "this mount of the overlay"
-        yield _refuse("ro", f"{what} at {mountpoint} is read-only", f"mount -o remount,rw {mountpoint}")
+        yield _refuse("ro", f"{what} at {mountpoint} is read-only (ro)", f"mount -o remount,rw {mountpoint}")
     if overlay.volatile:
         yield _refuse(
             "volatile",
@@ -247,8 +256,8 @@ def _upper_file_system(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
         number = facts.upper_project.number
         yield _refuse(
             "project quota",
-            f"the upper layer {upper} hands down project id {number}, the work directory {work} does not: copy-up and "
-            "link fail with EXDEV",
+            f"project quota: the upper layer {upper} hands down project id {number}, the work directory {work} does not, "
+            "so that copy-up and link fail with EXDEV",
             f"unmount the overlay, then chattr -R -p {number} {work} && chattr -R +P {work}",
         )
     if facts.upper_fstype == "btrfs":
@@ -272,8 +281,8 @@ def _worth_knowing(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
     yield Finding(
         Severity.INFO,
         "redirect_max",
-        f"files whose path below {mountpoint} is longer than {facts.host.redirect_max} bytes cannot be linked, and "
-        "their directories are refused",
+        f"files whose path below {mountpoint} is longer than redirect_max ({facts.host.redirect_max} bytes) cannot be "
+        "linked, and their directories are refused",
         "raise /sys/module/overlay/parameters/redirect_max",
     )
     if facts.writer:

@@ -1,0 +1,194 @@
+"""``promoterd doctor``: for each overlay and each backend, whether the mount is fit, and what to mount instead."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+from rich import filesize
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from promoterd.backends.choice import Verdict, best, verdicts
+from promoterd.overlay import probe
+from promoterd.overlay.facts import Facts, Host
+from promoterd.overlay.fitness import Finding, Severity
+from promoterd.overlay.mounts import Overlay, overlay_at, read_overlays
+from promoterd.overlay.remedy import suggested_mount
+from promoterd.paths import display
+
+_STYLES = {Severity.REFUSE: "red", Severity.WARN: "yellow", Severity.INFO: "dim"}
+_LAYER_OPTIONS = frozenset(
+    {"upperdir", "workdir", "lowerdir", "userxattr", "metacopy", "redirect_dir", "nfs_export", "xino", "volatile", "ro"}
+)
+
+
+@dataclass(frozen=True)
+class OverlayReport:
+    """One overlay: what the backends say of it, what ``auto`` takes and why, and what to mount instead, if anything."""
+
+    overlay: Overlay
+    facts: Facts
+    verdicts: tuple[Verdict, ...]
+    auto: str
+    why: str
+    instead: str | None
+
+    @property
+    def findings(self) -> list[Finding]:
+        """Every finding once, refusals first."""
+        every = dict.fromkeys(finding for verdict in self.verdicts for finding in verdict.findings)
+        return sorted(every, key=lambda finding: list(Severity).index(finding.severity))
+
+    def to_dict(self) -> dict[str, object]:
+        """For ``--json``; paths as :func:`promoterd.paths.display` writes them."""
+        overlay = self.overlay
+        return {
+            "mountpoint": display(overlay.mountpoint),
+            "upper": None if overlay.upper is None else display(overlay.upper),
+            "work": None if overlay.work is None else display(overlay.work),
+            "lower": [display(layer) for layer in overlay.lowers],
+            "data_only": [display(layer) for layer in overlay.data_only],
+            "options": dict(_options(overlay)),
+            "upper_file_system": self.facts.upper_fstype or None,
+            "upper_space": None if self.facts.upper_space is None else asdict(self.facts.upper_space),
+            "writer": self.facts.writer or None,
+            "backends": {
+                verdict.backend: {
+                    "fit": verdict.fit,
+                    "findings": [asdict(finding) for finding in verdict.findings],
+                }
+                for verdict in self.verdicts
+            },
+            "auto": {"backend": self.auto, "why": self.why},
+            "mount_instead": self.instead,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the doctor found."""
+
+    host: Host
+    overlays: list[OverlayReport] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, object]:
+        """For ``--json``."""
+        host = asdict(self.host)
+        host["capabilities"] = sorted(self.host.capabilities)
+        return {"host": host, "overlays": [report.to_dict() for report in self.overlays]}
+
+
+def examine(mountpoint: bytes | None = None) -> Report:
+    """Look at one overlay, or at all of this mount namespace. Raises MountNotFound."""
+    overlays = read_overlays() if mountpoint is None else [overlay_at(mountpoint)]
+    return Report(probe.host(), [_examine(overlay) for overlay in overlays])
+
+
+def _examine(overlay: Overlay) -> OverlayReport:
+    facts = probe.gather(overlay)
+    found = tuple(verdicts(overlay, facts))
+    auto, why = best(found)
+    refused = {
+        finding.option
+        for verdict in found
+        for finding in verdict.findings
+        if finding.severity is Severity.REFUSE and not verdict.fit
+    }
+    instead = suggested_mount(overlay, facts) if refused & _LAYER_OPTIONS else None
+    return OverlayReport(overlay, facts, found, auto, why, instead)
+
+
+def render(report: Report, console: Console) -> None:
+    """For people."""
+    console.print(_host_table(report.host))
+    if not report.overlays:
+        console.print("No overlay is mounted here.")
+    for overlay in report.overlays:
+        _render_overlay(overlay, console)
+
+
+def _host_table(host: Host) -> Table:
+    table = _table("This machine")
+    trial = host.trial
+    works = {
+        "metadata-only copy-up": trial.metacopy,
+        "absolute redirects": trial.absolute_redirect,
+        "marks take effect live": trial.opaque_takes_effect,
+        "data-only layers": trial.data_only_layers,
+        "marks by itself (finalize)": trial.finalizes,
+    }
+    table.add_row("kernel", _plain(host.kernel))
+    if trial.error:
+        table.add_row("test mount", _plain(f"failed: {trial.error}", "red"))
+    else:
+        table.add_row("test mount", _plain(", ".join(f"{what}: {_yes(does)}" for what, does in works.items())))
+        table.add_row("activation", _plain(trial.reconfigure or "none"))
+    table.add_row("capabilities", _plain(", ".join(sorted(host.capabilities)) or "none"))
+    table.add_row("redirect_max", _plain(f"{host.redirect_max} bytes"))
+    table.add_row("inotify limits", _plain(f"{host.inotify_watches} watches, {host.inotify_instances} instances"))
+    return table
+
+
+def _render_overlay(report: OverlayReport, console: Console) -> None:
+    overlay = report.overlay
+    console.print()
+    table = _table(f"Overlay {display(overlay.mountpoint)}")
+    for layer in overlay.lowers:
+        table.add_row("lower", _plain(display(layer)))
+    for layer in overlay.data_only:
+        table.add_row("data-only", _plain(display(layer)))
+    table.add_row("upper", _plain(_upper(report)))
+    table.add_row("options", _plain(", ".join(f"{name}={value}" for name, value in _options(overlay))))
+    for verdict in report.verdicts:
+        fit = _plain("fit", "green") if verdict.fit else _plain(f"unfit: {verdict.refused}", "red")
+        table.add_row(_plain(verdict.backend), fit)
+    table.add_row("auto takes", _plain(f"{report.auto} ({report.why})"))
+    console.print(table)
+    if report.findings:
+        found = Table("", "backends", "option", "finding", "way out", show_edge=False, pad_edge=False)
+        for finding in report.findings:
+            concerned = [verdict.backend for verdict in report.verdicts if finding in verdict.findings]
+            found.add_row(
+                _plain(finding.severity, _STYLES[finding.severity]),
+                _plain(", ".join(concerned)),
+                _plain(finding.option),
+                _plain(finding.message),
+                _plain(finding.remedy),
+            )
+        console.print(found)
+    if report.instead is not None:
+        console.print(_plain("Mount instead:", "bold"))
+        console.print(_plain(report.instead), soft_wrap=True)
+
+
+def _table(title: str) -> Table:
+    return Table(title=_plain(title, "bold"), show_header=False, show_edge=False, pad_edge=False, title_justify="left")
+
+
+def _plain(text: str, style: str = "") -> Text:
+    """Text that rich does not look for markup in: paths may hold brackets."""
+    return Text(text, style, overflow="fold")
+
+
+def _yes(does: bool) -> str:
+    return "yes" if does else "no"
+
+
+def _upper(report: OverlayReport) -> str:
+    if report.overlay.upper is None:
+        return "none"
+    facts = report.facts
+    free = f", {filesize.decimal(facts.upper_space.free_bytes)} free" if facts.upper_space is not None else ""
+    return f"{display(report.overlay.upper)} ({facts.upper_fstype or 'unknown file system'}{free})"
+
+
+def _options(overlay: Overlay) -> Iterator[tuple[str, str]]:
+    """The options that matter here, as they are in effect."""
+    yield "metacopy", "on" if overlay.metacopy else "off"
+    yield "redirect_dir", overlay.redirect_dir
+    yield "index", "on" if overlay.index else "off"
+    yield "xino", overlay.xino
+    yield "nfs_export", "on" if overlay.nfs_export else "off"
+    yield "userxattr", "on" if overlay.userxattr else "off"
+    yield "volatile", "on" if overlay.volatile else "off"
+    yield "mode", "ro" if overlay.read_only or overlay.mount_read_only else "rw"
