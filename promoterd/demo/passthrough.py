@@ -160,13 +160,15 @@ class CountFS(pyfuse3.Operations):
 
     async def forget(self, inode_list: Sequence[tuple[pyfuse3.InodeT, int]]) -> None:
         for number, times in inode_list:
-            node = self._nodes.get(number)
-            if node is None or number == pyfuse3.ROOT_INODE:
-                continue
-            node.lookups -= times
-            if node.lookups <= 0:
-                del self._nodes[number]
-                os.close(node.descriptor)
+            if number in self._nodes and number != pyfuse3.ROOT_INODE:
+                self._drop(number, times)
+
+    def _drop(self, number: int, times: int) -> None:
+        node = self._nodes[number]
+        node.lookups -= times
+        if node.lookups <= 0:
+            del self._nodes[number]
+            os.close(node.descriptor)
 
     async def getattr(self, inode: pyfuse3.InodeT, ctx: pyfuse3.RequestContext) -> pyfuse3.EntryAttributes:
         node = self._nodes[inode]
@@ -212,11 +214,7 @@ class CountFS(pyfuse3.Operations):
         entry = self._remember(descriptor)
         if pyfuse3.readdir_reply(token, name, entry, position):
             return True
-        node = self._nodes[entry.st_ino]
-        node.lookups -= 1
-        if not node.lookups:
-            del self._nodes[entry.st_ino]
-            os.close(node.descriptor)
+        self._drop(entry.st_ino, 1)  # what does not fit is not looked up
         return False
 
     async def releasedir(self, fh: pyfuse3.FileHandleT) -> None:

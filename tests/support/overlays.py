@@ -155,7 +155,7 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
                 )
                 countings.append(stack.enter_context(lower))
         home = make_upper_fs(base, upper_fs, upper_size, stack)
-        os.mkdir(home + b"/upper")
+        build(home + b"/upper", {})  # an overlay's root has the stamps of upper's
         os.mkdir(home + b"/work")
         stack.callback(unmount, base + b"/mnt")
         made = MountedOverlay(
