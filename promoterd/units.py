@@ -56,6 +56,7 @@ class InvalidValueError(UsageError, ValueError):
     """found {found}; allowed {allowed}"""  # noqa: D400 - a format string, not a sentence
 
     def __init__(self, found: str, allowed: str, suggestion: str | None = None) -> None:
+        suggestion = suggestion if suggestion and suggestion.isprintable() else None
         hint = f"did you mean {suggestion}?" if suggestion else None
         super().__init__(hint=hint, found=found, allowed=allowed)
         self.found = found

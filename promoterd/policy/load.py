@@ -119,7 +119,6 @@ def _problem(details: ErrorDetails, source: Source) -> Problem:
         return Problem(line, key, cause.found, cause.allowed, cause.suggestion)
     if details["type"] == "missing":
         return Problem(line, key, "nothing", allowed)
-    found = details["input"]
-    return Problem(
-        line, key, shown(found), allowed, nearest(found, schema.words_of(field)) if isinstance(found, str) else None
-    )
+    written = source.value(location)
+    better = nearest(written, schema.words_of(field)) if isinstance(written, str) else None
+    return Problem(line, key, shown(written), allowed, better)

@@ -56,7 +56,8 @@ def allowed(field: FieldInfo, *, item: bool = False) -> str:
             if isinstance(extra, kind):
                 bound = getattr(extra, attribute)
                 text += f", {words} {format_duration(bound) if special == DURATION else bound}"
-    return text
+    optional = not special and type(None) in get_args(field.annotation)
+    return f"{text}, or nothing" if optional else text
 
 
 def keys(model: type[Section]) -> str:
@@ -95,8 +96,7 @@ def _in_words(annotation: object, *, item: bool) -> str:
     if get_origin(annotation) is Literal:
         return either(arguments)
     if get_origin(annotation) in (Union, types.UnionType):
-        inner = next(argument for argument in arguments if argument is not type(None))
-        return f"{_in_words(inner, item=item)}, or nothing"
+        return _in_words(next(argument for argument in arguments if argument is not type(None)), item=item)
     model = section_of(annotation)
     if model:
         many = get_origin(annotation) is list and not item

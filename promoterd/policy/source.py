@@ -58,6 +58,16 @@ class Source:
             node, line = found
         return line
 
+    def value(self, location: Location) -> Data:
+        """What stands there, as it was written; None for nothing."""
+        data = self.data
+        for step in location:
+            if isinstance(data, list) and isinstance(step, int):
+                data = data[step]
+            else:
+                data = data.get(str(step)) if isinstance(data, dict) else None
+        return data
+
     def _step(self, node: yaml.Node | None, step: str | int) -> tuple[yaml.Node, int] | None:
         if isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
             item: yaml.Node = node.value[step]
@@ -148,8 +158,8 @@ def _composed(text: str) -> yaml.Node | None:
 
 
 def _explained(error: yaml.MarkedYAMLError, line: int, lines: list[str]) -> Problem:
-    said = " ".join(part for part in (error.problem, error.context) if part)
-    found = f"no valid YAML ({display(' '.join(said.split()).encode('utf-8', 'backslashreplace'))})"
+    said = " ".join(", ".join(part for part in (error.context, error.problem) if part).split())
+    found = f"no valid YAML ({display(said.encode('utf-8', 'backslashreplace'))})"
     if "'\\t'" in said:
         return Problem(line, "", "a tab", "spaces, tabs do not indent in YAML")
     if "alias" in said or "that cannot start any token" in said:
