@@ -37,7 +37,11 @@ def open_mount_root(mountpoint: bytes, device: tuple[int, int]) -> int:
         raise MountGone(mountpoint=display(mountpoint)) from error
     # an overlay's directories carry the overlay's own device number (Documentation/filesystems/overlayfs.rst, inode
     # properties), so this costs no call to the layers beyond the root's attributes
-    found = syscalls.statx(root).dev
+    try:
+        found = syscalls.statx(root).dev
+    except OSError:
+        os.close(root)
+        raise
     if found != device:
         os.close(root)
         raise MountGone(mountpoint=display(mountpoint))
