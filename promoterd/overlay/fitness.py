@@ -124,7 +124,7 @@ def _trial(trial: Trial, mountpoint: str) -> Iterator[Finding]:
     if trial.error:
         yield _refuse(
             "kernel",
-            f"what the kernel can do for {mountpoint} is unknown: no overlay could be mounted for a test, {trial.error}",
+            f"what the kernel can do for {mountpoint} is unknown, no test mount was possible: {trial.error}",
             "run it as root, outside containers, on a kernel with overlayfs and tmpfs",
         )
         return
@@ -256,8 +256,8 @@ def _upper_file_system(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
         number = facts.upper_project.number
         yield _refuse(
             "project quota",
-            f"project quota: the upper layer {upper} hands down project id {number}, the work directory {work} does not, "
-            "so that copy-up and link fail with EXDEV",
+            f"project quota: the upper layer {upper} hands down project id {number}, the work directory {work} does "
+            "not, so that copy-up and link fail with EXDEV",
             f"unmount the overlay, then chattr -R -p {number} {work} && chattr -R +P {work}",
         )
     if facts.upper_fstype == "btrfs":
