@@ -24,6 +24,9 @@ def _of_rule(mount: MountPolicy, number: int, rule: Rule) -> Iterator[str]:
     earlier = next((at for at, other in enumerate(mount.rules[:number]) if _hides(other, rule)), None)
     if earlier is not None:
         yield f"{shown(rule.path)} never matches, rules[{earlier}] ({shown(mount.rules[earlier].path)}) comes first"
+    if rule.may_promote and rule.recursive and levels(rule.path)[-1:] != ["**"] and not _has_rules_inside(mount, rule):
+        better = f"{rule.path}/**".lstrip("/")
+        yield f"no rule matches the directories inside, so it is refused if it has any; add a rule for {shown(better)}"
     inside = mount.mountpoint.strip("/")
     if inside and (rule.path == inside or rule.path.startswith(inside + "/")):
         better = rule.path[len(inside) + 1 :] or "/"
@@ -34,6 +37,13 @@ def _of_rule(mount: MountPolicy, number: int, rule: Rule) -> Iterator[str]:
         yield "'!' is an ordinary character; to leave something out, put a rule with promote: never before"
     if re.search(r"[^/]\*\*|\*\*[^/]", rule.path):
         yield "'**' means any number of directories only between slashes; here it is the same as '*'"
+
+
+def _has_rules_inside(mount: MountPolicy, rule: Rule) -> bool:
+    """Whether some rule governs directories directly inside: any rule, as it may be meant to forbid them."""
+    here = levels(rule.path)
+    child = "/".join([*here, "any"])
+    return any(other.glob.matches(child) or levels(other.path)[:-1] == here for other in mount.rules if other != rule)
 
 
 def _hides(earlier: Rule, later: Rule) -> bool:

@@ -128,15 +128,6 @@ class MountPolicy(Section):
         index = self.rule_index_for(path)
         return None if index is None else self.rules[index]
 
-    def rule_inside(self, path: bytes, outer: Rule) -> Rule | None:
-        """The rule for a directory that is to be completed along with one around it, which ``outer`` governs.
-
-        That is its own rule, or ``outer`` where none matches; None for the scratch directory.
-        """
-        if path.partition(b"/")[0] == self.scratch_bytes:
-            return None
-        return self.rule_for(path) or outer
-
     def threshold_for(self, rule: Rule) -> float:
         """Heat from which on a directory under this rule counts as hot."""
         return self.heat.threshold if rule.threshold is None else rule.threshold

@@ -30,8 +30,8 @@ class Rule(Section):
     )
     recursive: bool = Field(
         default=True,
-        description="Complete the directories inside it along with it, also those that no rule matches. `false`: "
-        "refuse a directory while one of its child directories is not complete.",
+        description="Complete the directories inside it along with it, each under its own rule. `false`: refuse a "
+        "directory while one of its child directories is not complete.",
     )
     max_entries: int = Field(
         default=200_000,

@@ -42,6 +42,7 @@ mounts:
         max_entries: 10
         min_age: 1h
       - path: lib/**
+      - path: /apps/**
 """
 
 
@@ -246,8 +247,8 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
         "p.yaml:26: mounts[0].rules[0].promote",
         "p.yaml:29: mounts[0].rules[1].path",
         "p.yaml:29: mounts[0].rules[1].pth",
-        "p.yaml:30: mounts[1].mountpoint",
-        "p.yaml:31: mounts[1].rules",
+        "p.yaml:31: mounts[1].mountpoint",
+        "p.yaml:32: mounts[1].rules",
     ]
     assert found[5].endswith("found '/srv/view' a second time; allowed each mount point once")
     assert "found an empty list; allowed a list of one or more mappings" in found[6]
@@ -320,7 +321,7 @@ mounts:
     mountpoint: /one
     heat: {threshold: 3}
     rules: &rules
-      - path: apps/**
+      - path: /apps/**
   - <<: *one
     mountpoint: /two
   - mountpoint: /three
@@ -353,8 +354,8 @@ def test_values_mean_what_they_look_like() -> None:
 
 
 def test_sections_whose_keys_are_all_commented_out_are_defaults() -> None:
-    text = "control:\nmetrics: ~\nlog:\nmounts:\n- mountpoint: /x\n  heat:\n  limits:\n  rules:\n  - path: a\n"
-    assert parse_policy(text) == parse_policy("mounts: [{mountpoint: /x, rules: [{path: a}]}]")
+    text = "control:\nmetrics: ~\nlog:\nmounts:\n- mountpoint: /x\n  heat:\n  limits:\n  rules:\n  - path: a/**\n"
+    assert parse_policy(text) == parse_policy("mounts: [{mountpoint: /x, rules: [{path: a/**}]}]")
 
 
 @pytest.mark.parametrize("name", ["auto", "observe", "theirs"])

@@ -57,7 +57,6 @@ def test_the_scratch_directory_is_never_governed() -> None:
     policy = mount("**", scratch=".work")
     assert policy.rule_for(b".work") is None
     assert policy.rule_for(b".work/a/b") is None
-    assert policy.rule_inside(b".work", policy.rules[0]) is None
     assert not policy.may_promote_below(b".work")
     assert policy.rule_for(b".work2") is not None
     assert policy.rule_for(b"apps/.work") is not None
@@ -107,15 +106,6 @@ def test_everything_growing_below_ends_a_walk() -> None:
 def test_growing_and_always_contradict() -> None:
     with pytest.raises(ValidationError, match="never completed"):
         mount({"path": "apps", "growing": True, "promote": "always"})
-
-
-def test_what_is_inside_follows_the_directory_around_it() -> None:
-    policy = mount(never("**/private"), growing("**/site-packages/inbox"), "**/site-packages")
-    outer = policy.rules[2]
-    assert policy.rule_for(b"p/site-packages/numpy") is None
-    assert policy.rule_inside(b"p/site-packages/numpy", outer) is outer
-    assert policy.rule_inside(b"p/site-packages/private", outer) is policy.rules[0]
-    assert policy.rule_inside(b"p/site-packages/inbox", outer) is policy.rules[1]
 
 
 def test_thresholds() -> None:
