@@ -1,7 +1,7 @@
 """What belongs to one mount while it is worked on: everything that promotion, activation and recheck share."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -15,12 +15,16 @@ from promoterd.ledger import Ledger, UpperLedger
 from promoterd.metrics import MountMetrics
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
-from promoterd.paths import display
+from promoterd.paths import display, parent
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, Throttle
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+RETIRED = "it is retired"
+"""Why nothing is promoted on a mount whose completions were all undone."""
 
 
 def _nothing(_paths: Sequence[bytes]) -> None:
@@ -75,6 +79,19 @@ class Mounted:
 
         return await self.run(call)
 
+    async def quiet(self, paths: Collection[bytes]) -> list[bytes]:
+        """Stop hearing these directories, and those that hold them: a readdir shows in the parent's watch too (I8).
+
+        Returns what is to be given to :meth:`hear` afterwards.
+        """
+        silenced = sorted({*paths, *(parent(path) for path in paths)})
+        await self.run(self.disarm, silenced)
+        return silenced
+
+    async def hear(self, paths: Sequence[bytes]) -> None:
+        """Hear these directories anew; a watch on one that became active had gone dead."""
+        await self.run(self.rearm, [path for path in paths if self.policy.may_promote(path)])
+
     def pause(self, reason: str) -> None:
         """Stop all marking on this mount until somebody resumes it."""
         self.paused = reason
@@ -83,12 +100,20 @@ class Mounted:
         self.log.warning("paused", reason=reason)
 
     def resume(self) -> None:
-        """Go on after a pause or a trip wire."""
+        """Go on after a pause, a trip wire or a retirement."""
         self.paused = None
+        self.ledger.set_retired(self.upper_ledger.upper_id, retired=False)
         self.ledger.set_paused(self.upper_ledger.upper_id, None)
         self.metrics.paused(on=False)
         self.metrics.trip_wire(on=False)
         self.log.info("resumed")
+
+    def retire(self) -> None:
+        """Promote nothing more on this upper layer, also after a restart, until somebody resumes it."""
+        self.paused = RETIRED
+        self.ledger.set_retired(self.upper_ledger.upper_id, retired=True)
+        self.metrics.paused(on=True)
+        self.log.warning("retired")
 
     def trip(self, reason: str) -> None:
         """The trip wire (R15): something that must not happen did; nothing more is marked until ``resume``."""

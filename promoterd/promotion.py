@@ -96,15 +96,15 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
     mount.upper_ledger.begin(path, "promote", "shadow", now)
     mount.book.move_all(closure, State.SHADOWING, now=now, backend=mount.backend.name)
     marked: list[bytes] = []
+    silenced = await mount.quiet(closure)
     try:
-        mount.disarm(closure)
         await _shadow(mount, plan, progress)
         mount.upper_ledger.step(path, "mark")
         marked = await mount.run(mount.backend.complete, plan)
     finally:
         if not marked:
             mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
-            mount.rearm(closure)
+        await mount.hear([directory for directory in silenced if directory not in marked])
     entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
     now = mount.clock()
     for directory in marked:
@@ -134,7 +134,7 @@ async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None
         mount.check_not_paused()
         if mount.stopping:
             raise Busy(path=show(plan.path), reason="the daemon is stopping")
-        await mount.throttle.take(size)
+        mount.metrics.throttled(await mount.throttle.take(size))
         done += size
         mount.metrics.copied(size)
         if progress is not None:

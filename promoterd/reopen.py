@@ -24,15 +24,16 @@ async def reopen(mount: Mounted, path: bytes) -> list[bytes]:
         raise Deferred(path=show(path), reason=unsafe)
     mount.log.info("reopening", path=show(path), directories=len(chain))
     mount.upper_ledger.begin(path, "reopen", "unmark", mount.clock())
-    mount.disarm(chain)
+    silenced = await mount.quiet(chain)
     try:
-        await mount.run(mount.backend.reopen, chain, quiet=0.0 if overlay.read_only else mount.policy.quiet_period)
+        quiet = 0.0 if overlay.read_only else mount.policy.quiet_period
+        await mount.run(mount.backend.reopen, chain, quiet=quiet)
     except Busy as busy:
         mount.metrics.reopened("deferred")
         raise Deferred(path=show(path), reason=str(busy.fields["reason"])) from busy
     finally:
         mount.upper_ledger.finish(path)
-        mount.rearm(chain)
+        await mount.hear(silenced)
     mount.upper_ledger.undefer(*chain)
     mount.book.forget(chain, reason="reopened")
     mount.metrics.reopened("live")

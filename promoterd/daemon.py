@@ -1,0 +1,173 @@
+"""The daemon: one policy, many mounts, wired in asyncio."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import structlog
+
+from promoterd import __version__
+from promoterd.backends import base as backends
+from promoterd.control import ControlServer
+from promoterd.errors import PolicyError, PromoterdError
+from promoterd.handlers import Handlers
+from promoterd.heat import base as heat
+from promoterd.keeper import CLOSE_PATIENCE, Keeper, Phase
+from promoterd.ledger import Ledger
+from promoterd.metrics import Metrics
+from promoterd.notify import Notifier
+from promoterd.overlay.mountinfo import MountWatch
+from promoterd.policy import MountPolicy, Policy, load_policy
+
+HOUSEKEEPING = 5.0
+"""Seconds between two looks at free space and stuck calls."""
+READY_PATIENCE = 20.0
+"""Seconds after which systemd is told READY even if a mount is still opening: a dead server must not fail the start."""
+
+
+class Daemon:
+    """Runs until SIGTERM or SIGINT; SIGHUP reloads the policy and keeps the old one if the new one is bad."""
+
+    def __init__(self, policy_file: str, policy: Policy, log: structlog.typing.FilteringBoundLogger) -> None:
+        self.policy_file = policy_file
+        self.policy = policy
+        self.log = log
+        self.started = time.time()
+        self.metrics = Metrics()
+        self.keepers: dict[str, Keeper] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._stop = asyncio.Event()
+        self._notifier = Notifier()
+
+    async def run(self) -> None:
+        """Start everything, wait for the end, stop everything. Raises PromoterdError where it cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        with Ledger(self.policy.state_dir) as ledger, MountWatch() as watch:
+            self._ledger = ledger
+            if ledger.was_rebuilt:
+                self.log.error("ledger_rebuilt", reason="it was damaged and moved aside; disk is asked instead")
+            server = self.metrics.serve(self.policy.metrics.address)
+            control = ControlServer(self.policy.control.socket, self.policy.control.group, Handlers(self).table())
+            try:
+                await control.start()
+                loop.add_reader(watch.fileno(), self._mounts_changed, watch)
+                loop.add_signal_handler(signal.SIGHUP, self._reload_quietly)
+                self._configure(self.policy)
+                await self._serve()
+            finally:
+                loop.remove_reader(watch.fileno())
+                self._notifier.stopping()
+                self.log.info("stopping")
+                await self._shut_down()
+                await control.stop()
+                server.close()
+
+    def stop(self) -> None:
+        """Ask for the end."""
+        self._stop.set()
+
+    async def _serve(self) -> None:
+        background = [asyncio.create_task(self._housekeeping()), asyncio.create_task(self._tell_ready())]
+        try:
+            await self._stop.wait()
+        finally:
+            for task in background:
+                task.cancel()
+
+    async def _tell_ready(self) -> None:
+        deadline = time.monotonic() + READY_PATIENCE
+        while time.monotonic() < deadline and any(
+            keeper.phase is Phase.OPENING or keeper.reason is keeper for keeper in self.keepers.values()
+        ):
+            await asyncio.sleep(0.05)
+        self._notifier.ready(self._summary())
+        self.log.info("ready", version=__version__, mounts=len(self.keepers), pid=os.getpid())
+        await self._notifier.watchdog(lambda: True)
+
+    def _summary(self) -> str:
+        working = sum(keeper.phase is Phase.WORKING for keeper in self.keepers.values())
+        return f"working on {working} of {len(self.keepers)} mounts"
+
+    def _mounts_changed(self, watch: MountWatch) -> None:
+        watch.wait(0)
+        for keeper in self.keepers.values():
+            keeper.mounts_changed()
+
+    async def _housekeeping(self) -> None:
+        while True:
+            for keeper in self.keepers.values():
+                mount = keeper.mount
+                if mount is not None:
+                    stuck = mount.pool.stuck()
+                    if mount.metrics.stuck(len(stuck)):
+                        mount.log.error(
+                            "stuck", call=stuck[0][0] if stuck else None, reason="the server does not answer"
+                        )
+            self._notifier.status(self._summary())
+            await asyncio.sleep(HOUSEKEEPING)
+
+    # Policy
+
+    def reload(self) -> None:
+        """Read the policy again. Raises PolicyError and keeps the old one if the new one is bad."""
+        self._notifier.reloading()
+        try:
+            fresh = load_policy(
+                self.policy_file, known_backends=["auto", *backends.names()], known_heat_sources=["auto", *heat.names()]
+            )
+        except PolicyError as error:
+            self.metrics.reloaded(ok=False)
+            self.log.error("reload_failed", reason=str(error))
+            raise
+        else:
+            for name in ("state_dir", "control", "metrics", "log"):
+                if getattr(fresh, name) != getattr(self.policy, name):
+                    self.log.warning("needs_restart", key=name, reason="this change takes effect at the next start")
+            self._configure(fresh)
+            self.metrics.reloaded(ok=True)
+            self.log.info("reloaded", mounts=len(self.keepers))
+        finally:
+            self._notifier.ready(self._summary())
+
+    def _reload_quietly(self) -> None:
+        try:
+            self.reload()
+        except PromoterdError:
+            return
+
+    def _configure(self, policy: Policy) -> None:
+        """Start, stop and restart keepers, so that they are those of the policy; unchanged ones are left in peace."""
+        self.policy = policy
+        wanted = {mount.mountpoint: mount for mount in policy.mounts}
+        for mountpoint, keeper in list(self.keepers.items()):
+            if wanted.get(mountpoint) != keeper.policy:
+                del self.keepers[mountpoint]
+                self._tasks.pop(mountpoint).cancel()
+        for mountpoint, mount in wanted.items():
+            if mountpoint not in self.keepers:
+                self._start(mount)
+
+    def _start(self, policy: MountPolicy) -> None:
+        keeper = Keeper(policy, ledger=self._ledger, metrics=self.metrics, log=self.log)
+        self.keepers[policy.mountpoint] = keeper
+        self._tasks[policy.mountpoint] = asyncio.create_task(self._keep(keeper))
+
+    async def _keep(self, keeper: Keeper) -> None:
+        """A mount whose keeper fails in a way nobody foresaw must not take the others with it."""
+        try:
+            await keeper.run()
+        except Exception as error:  # noqa: BLE001 - reported, and the other mounts go on
+            self.log.exception("keeper_failed", mount=keeper.policy.mountpoint, reason=repr(error))
+
+    async def _shut_down(self) -> None:
+        for keeper in self.keepers.values():
+            if keeper.mount is not None:
+                keeper.mount.stopping = True
+        for task in self._tasks.values():
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks.values(), timeout=2 * CLOSE_PATIENCE)

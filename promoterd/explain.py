@@ -1,0 +1,99 @@
+"""Why a directory is in the state that it is in, and what keeps it from the next one."""
+
+import os
+import stat
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from promoterd.backends.base import MarkState, OnDisk
+from promoterd.errors import PromoterdError
+from promoterd.mounted import Mounted
+from promoterd.overlay import pins, xattrs
+from promoterd.overlay.listing import Layers
+from promoterd.paths import display, join, show
+from promoterd.states import State
+from promoterd.terms import NANOSECONDS, terms_for, why_forbidden
+from promoterd.units import format_duration
+
+_HELD = (State.COMPLETE, State.PINNED)
+
+
+async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
+    """Everything known of one directory, as plain values. Raises MountGone, OSError."""
+    record = mount.book.get(path)
+    rule = mount.policy.rule_for(path)
+    on_disk = await mount.with_layers(partial(mount.backend.on_disk, path=path))
+    answer: dict[str, Any] = {
+        "path": show(path),
+        "mount": mount.name,
+        "rule": None if rule is None else {"number": mount.policy.rules.index(rule) + 1, "path": rule.path},
+        "heat": round(heat, 2),
+        "threshold": None if rule is None else mount.policy.threshold_for(rule),
+        "state": mount.book.state(path).value,
+        "since": None if record is None else record.since,
+        "reason": None if record is None else record.reason,
+        "retry_at": None if record is None else record.retry_at,
+        "backend": mount.backend.name,
+        "mark": on_disk.mark.value,
+        "in_effect": on_disk.in_effect,
+    }
+    answer |= await mount.with_layers(partial(_entries, path))
+    answer["blocked_by"] = await _blocked_by(mount, path, heat, on_disk)
+    answer["holders"] = []
+    if mount.book.state(path) in _HELD and on_disk.in_effect is False:
+        absolute = join(mount.overlay.mountpoint.rstrip(b"/"), path)
+        answer["holders"] = [asdict(holder) for holder in await mount.run(pins.holders, absolute)]
+    return answer
+
+
+def _entries(path: bytes, layers: Layers) -> dict[str, Any]:
+    """How many names the lower layers list, and which of them have no entry in upper that stands alone."""
+    contributing = layers.contributing(path)
+    if not contributing:
+        return {"entries": 0, "not_shadowed": [], "lower_layers": []}
+    listing = layers.list_lower(path, contributing)
+    upper = layers.list_upper(path)
+    return {
+        "entries": len(listing.entries),
+        "not_shadowed": sorted(display(os.fsencode(name)) for name in listing.entries if name not in upper),
+        "not_complete_children": sorted(
+            display(os.fsencode(name))
+            for name in listing.directories()
+            if (name not in upper or stat.S_ISDIR(upper[name].mode))
+            and layers.upper_xattr(join(path, os.fsencode(name)), xattrs.OPAQUE) is None
+        ),
+        "lower_layers": [display(layers.overlay.lowers[index]) for index in contributing],
+    }
+
+
+async def _blocked_by(mount: Mounted, path: bytes, heat: float, on_disk: OnDisk) -> str | None:
+    """What keeps the directory from its next state; None where nothing does."""
+    if on_disk.mark is MarkState.FOREIGN:
+        return "it is opaque already, by a user's doing: the server is not asked there"
+    if on_disk.mark is MarkState.OURS:
+        if on_disk.in_effect is False:
+            return "the mark takes effect when no process holds the directory at the next reconfigure"
+        return None
+    forbidden = why_forbidden(mount.policy.rule_for(path))
+    if forbidden is not None:
+        return forbidden
+    if mount.paused is not None:
+        return f"the mount is paused: {mount.paused}"
+    try:
+        await mount.with_layers(
+            partial(
+                mount.backend.plan, path=path, terms=terms_for(mount.policy, path, round(mount.clock() * NANOSECONDS))
+            )
+        )
+    except PromoterdError as error:
+        return str(error)
+    record = mount.book.get(path)
+    if record is not None and record.retry_at is not None and record.retry_at > mount.clock():
+        return f"it is tried again in {format_duration(record.retry_at - mount.clock())}"
+    rule = mount.policy.rule_for(path)
+    if rule is not None and rule.promote == "hot" and heat < mount.policy.threshold_for(rule):
+        return f"its heat {heat:.1f} is below the threshold {mount.policy.threshold_for(rule):g}"
+    if not mount.backend.marks:
+        return f"the backend {mount.backend.name} marks nothing"
+    return None

@@ -1,0 +1,219 @@
+"""What the daemon answers on its control socket."""
+
+import os
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from promoterd import __version__
+from promoterd.control import Progress, Request
+from promoterd.errors import MountNotFound, PromoterdError, Refused, UsageError
+from promoterd.explain import explain
+from promoterd.keeper import Keeper
+from promoterd.mounted import Mounted
+from promoterd.overlay.mountinfo import is_at_or_below
+from promoterd.paths import display, relative_to_mount, show
+from promoterd.promotion import Outcome, Promotion
+from promoterd.reopen import reopen, reopen_all
+from promoterd.states import State
+from promoterd.wanted import promote_wanted
+
+if TYPE_CHECKING:
+    from promoterd.daemon import Daemon
+
+Handler = Callable[[Request, Progress], Awaitable[dict[str, Any]]]
+_TOP = 50
+
+
+class Handlers:
+    """One method for each request; results are plain values that JSON can hold."""
+
+    def __init__(self, daemon: "Daemon") -> None:
+        self._daemon = daemon
+
+    def table(self) -> dict[str, Handler]:
+        """The handlers by the name of their request."""
+        return {
+            name: getattr(self, name)
+            for name in ("status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload")
+        }
+
+    async def status(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Every mount with its phase, backend, counts of states, and what waits or failed."""
+        del request, progress
+        daemon = self._daemon
+        return {
+            "version": __version__,
+            "pid": os.getpid(),
+            "kernel": os.uname().release,
+            "uptime_seconds": time.time() - daemon.started,
+            "policy": daemon.policy_file,
+            "mounts": [self._status_of(keeper) for keeper in daemon.keepers.values()],
+        }
+
+    def _status_of(self, keeper: Keeper) -> dict[str, Any]:
+        mount, worker = keeper.mount, keeper.worker
+        answer: dict[str, Any] = {
+            "mountpoint": keeper.policy.mountpoint,
+            "phase": keeper.phase.value,
+            "reason": keeper.reason,
+        }
+        if mount is None:
+            return answer
+        counts = mount.book.counts()
+        source = None if worker is None or worker.source is None else worker.source.stats()
+        troubled = mount.book.in_states({State.REFUSED, State.FAILED, State.STALE, State.PINNED})
+        return answer | {
+            "backend": mount.backend.name,
+            "paused": mount.paused,
+            "states": {state.value: counts.get(state, 0) for state in State if state is not State.COLD},
+            "deferred_reopens": [
+                {"path": show(deferred.path), "reason": deferred.reason} for deferred in mount.upper_ledger.deferred()
+            ],
+            "troubled": [
+                {"path": show(record.path), "state": record.state.value, "reason": record.reason}
+                for record in troubled[:_TOP]
+            ],
+            "heat_source": None if source is None else asdict(source),
+            "stuck": [{"call": call, "seconds": seconds} for call, seconds in mount.pool.stuck()],
+        }
+
+    async def top(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """The hottest directories of all mounts, or of one."""
+        del progress
+        rows = []
+        for keeper in self._chosen(request.path):
+            if keeper.mount is None or keeper.worker is None:
+                continue
+            now = keeper.mount.clock()
+            rows.extend(
+                {
+                    "mount": keeper.policy.mountpoint,
+                    "path": show(path),
+                    "heat": round(heat, 2),
+                    "state": keeper.mount.book.state(path).value,
+                }
+                for path, heat in keeper.worker.tracker.hottest(_TOP, now)
+            )
+        rows.sort(key=lambda row: -float(row["heat"]))
+        return {"directories": rows[:_TOP]}
+
+    async def promote(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Promote one directory now, or everything below it that policy allows."""
+        keeper, path = self._locate(request.path)
+        mount = _working(keeper)
+        done = await promote_wanted(
+            mount, path, recursive=request.recursive, progress=lambda at, of: progress({"done": at, "of": of})
+        )
+        if keeper.worker is not None:
+            keeper.worker.activation_wanted()
+        return promotion_result(path, done)
+
+    async def reopen(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Undo the completion of one directory with its complete ancestors, or of a whole mount."""
+        del progress
+        if request.all:
+            keepers = self._chosen(request.path)
+            return await self._reopen_all([_working(keeper) for keeper in keepers])
+        keeper, path = self._locate(request.path)
+        return {"reopened": [show(found) for found in await reopen(_working(keeper), path)], "deferred": []}
+
+    async def _reopen_all(self, mounts: list[Mounted]) -> dict[str, Any]:
+        reopened, deferred = [], []
+        for mount in mounts:
+            done, later = await reopen_all(mount)
+            reopened += [show(path) for path in done]
+            deferred += [{"path": show(path), "reason": reason} for path, reason in later]
+        return {"reopened": reopened, "deferred": deferred}
+
+    async def explain(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Which rule governs a directory, its heat and state, and what keeps it from the next one."""
+        del progress
+        keeper, path = self._locate(request.path)
+        mount = _working(keeper)
+        heat = 0.0 if keeper.worker is None else keeper.worker.tracker.heat(path, mount.clock())
+        return await explain(mount, path, heat)
+
+    async def pause(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Stop marking on one mount, or on all."""
+        del progress
+        mounts = [_working(keeper) for keeper in self._chosen(request.path)]
+        for mount in mounts:
+            mount.pause("paused by hand")
+        return {"paused": [mount.name for mount in mounts]}
+
+    async def resume(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Go on after a pause, a trip wire or a retirement."""
+        del progress
+        keepers = self._chosen(request.path)
+        for keeper in keepers:
+            _working(keeper).resume()
+            if keeper.worker is not None:
+                keeper.worker.look()
+        return {"resumed": [keeper.policy.mountpoint for keeper in keepers]}
+
+    async def retire(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Undo everything on one mount, live where that is safe, and promote nothing more on it."""
+        del progress
+        keeper, _ = self._locate(request.path)
+        mount = _working(keeper)
+        mount.retire()
+        return await self._reopen_all([mount]) | {"retired": mount.name}
+
+    async def reload(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """Read the policy again."""
+        del request, progress
+        self._daemon.reload()
+        return {"mounts": list(self._daemon.keepers)}
+
+    def _chosen(self, path: bytes | None) -> list[Keeper]:
+        """The keepers that a request without or with a path is about."""
+        return list(self._daemon.keepers.values()) if path is None else [self._locate(path)[0]]
+
+    def _locate(self, path: bytes | None) -> tuple[Keeper, bytes]:
+        """The mount that an absolute path lies on, and the path inside it. Raises MountNotFound, UsageError."""
+        if path is None:
+            raise UsageError("this request needs a path")
+        found = [
+            keeper for keeper in self._daemon.keepers.values() if is_at_or_below(path, keeper.policy.mountpoint_bytes)
+        ]
+        if not found:
+            raise MountNotFound(
+                mountpoint=display(path),
+                hint=f"the policy names {', '.join(self._daemon.keepers)}",
+            )
+        keeper = max(found, key=lambda candidate: len(candidate.policy.mountpoint_bytes))
+        return keeper, relative_to_mount(path, keeper.policy.mountpoint_bytes)
+
+
+def _working(keeper: Keeper) -> Mounted:
+    """The mount, which must be in work. Raises PromoterdError with the phase and the reason."""
+    if keeper.mount is None:
+        raise PromoterdError(
+            f"{keeper.policy.mountpoint} is not in work: {keeper.phase.value}"
+            + (f", {keeper.reason}" if keeper.reason else ""),
+            hint="`promoterd doctor` says what the mount needs",
+        )
+    return keeper.mount
+
+
+def promotion_result(path: bytes, done: list[Promotion]) -> dict[str, Any]:
+    """What a promotion by hand came to. Raises Refused where it was about one directory and that was not marked."""
+    if len(done) == 1 and done[0].outcome not in (Outcome.MARKED, Outcome.OBSERVED):
+        only = done[0]
+        raise Refused(only.reason or only.outcome.value, hint=only.hint)
+    return {
+        "path": show(path),
+        "promotions": [
+            {
+                "path": show(one.path),
+                "outcome": one.outcome.value,
+                "directories": [show(directory) for directory in one.directories],
+                "entries": one.entries,
+                "reason": one.reason,
+                "broken_hardlinks": [show(link) for link in one.broken_hardlinks],
+            }
+            for one in done
+        ],
+    }
