@@ -175,8 +175,7 @@ def _options(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
     if overlay.userxattr:
         yield _refuse(
             "userxattr",
-            f"the overlay at {mountpoint} keeps its attributes in user.overlay.*, where redirects and metacopy are not "
-            "allowed",
+            f"the overlay at {mountpoint} is mounted with userxattr, which excludes redirects and metacopy",
             "mount it as root without userxattr, with a new upper layer",
         )
     if overlay.nfs_export:

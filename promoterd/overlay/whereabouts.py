@@ -68,7 +68,7 @@ def find_misplaced(overlay: Overlay) -> list[Misplaced]:
             pending.extend(
                 _Merged(join(directory.path, name), roots)
                 for name in sorted(names[0].directories)
-                if len(roots := _merged_from(directory, name)) > 1
+                if (roots := _merged_from(directory, name))
             )
     return []
 
@@ -92,14 +92,13 @@ def _misfits(overlay: Overlay, directory: _Merged, names: list[_Names]) -> list[
         seen |= layer.visible | layer.hidden
         if root != overlay.upper and own and (reason := _difference(overlay, root, directory.path, own, merged)):
             misplaced.append(Misplaced(root, reason))
-    lowers = [root for root in directory.roots if root != overlay.upper]
-    if not misplaced and lowers:
+    if not misplaced and overlay.lowers:
         extra = [join(directory.path, name) for name in sorted(merged - seen)[:_SAMPLE]]
         extra = [path for path in extra if not any(os.path.lexists(_at(root, path)) for root in directory.roots)]
         extra = [path for path in extra if os.path.lexists(_at(overlay.mountpoint, path))]
         if extra:
             count = dict(zip(directory.roots, (len(layer.visible) for layer in names), strict=True))
-            emptiest = min(lowers, key=lambda root: count[root])
+            emptiest = min(overlay.lowers, key=lambda root: count.get(root, -1))
             misplaced.append(Misplaced(emptiest, f"the overlay shows /{display(extra[0])}, which no layer has now"))
     return misplaced
 
