@@ -80,9 +80,8 @@ class Daemon:
 
     async def _tell_ready(self) -> None:
         deadline = time.monotonic() + READY_PATIENCE
-        while time.monotonic() < deadline and any(
-            keeper.phase is Phase.OPENING or keeper.reason is keeper for keeper in self.keepers.values()
-        ):
+        await asyncio.sleep(0)
+        while time.monotonic() < deadline and any(keeper.phase is Phase.OPENING for keeper in self.keepers.values()):
             await asyncio.sleep(0.05)
         self._notifier.ready(self._summary())
         self.log.info("ready", version=__version__, mounts=len(self.keepers), pid=os.getpid())

@@ -2,12 +2,11 @@
 
 import os
 import time
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from promoterd import __version__
-from promoterd.control import Progress, Request
+from promoterd.control import Handler, Progress, Request
 from promoterd.errors import MountNotFound, PromoterdError, Refused, UsageError
 from promoterd.explain import explain
 from promoterd.keeper import Keeper
@@ -22,7 +21,6 @@ from promoterd.wanted import promote_wanted
 if TYPE_CHECKING:
     from promoterd.daemon import Daemon
 
-Handler = Callable[[Request, Progress], Awaitable[dict[str, Any]]]
 _TOP = 50
 
 
@@ -82,7 +80,7 @@ class Handlers:
     async def top(self, request: Request, progress: Progress) -> dict[str, Any]:
         """The hottest directories of all mounts, or of one."""
         del progress
-        rows = []
+        rows: list[dict[str, Any]] = []
         for keeper in self._chosen(request.path):
             if keeper.mount is None or keeper.worker is None:
                 continue

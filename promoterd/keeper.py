@@ -110,7 +110,7 @@ class Keeper:
             source = self._source(overlay, worker)
             if source is not None:
                 stack.callback(source.close)
-                mount.disarm, mount.rearm = source.disarm, lambda paths: source.rearm(paths) and None
+                mount.disarm, mount.rearm = source.disarm, source.rearm
             self._enter(Phase.WORKING, f"backend {mount.backend.name}: {mount.backend_reason}")
             await self._until_it_goes(worker, source, overlay)
         finally:

@@ -51,7 +51,7 @@ class Mounted:
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]
     disarm: Callable[[Sequence[bytes]], None] = _nothing
-    rearm: Callable[[Sequence[bytes]], None] = _nothing
+    rearm: Callable[[Sequence[bytes]], object] = _nothing
     paused: str | None = None
     stopping: bool = False
     busy: set[bytes] = field(default_factory=set)

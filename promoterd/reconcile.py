@@ -2,7 +2,6 @@
 
 import os
 import stat
-from collections.abc import Iterator
 from functools import partial
 
 from promoterd.backends.base import MarkState
@@ -28,10 +27,10 @@ async def reconcile(mount: Mounted, *, rebuild: bool) -> list[bytes]:
             mount.log.info("reopening_undone", path=show(entry.path), whiteouts=removed)
         else:
             again.append(entry.path)
-        candidates.update(await mount.with_layers(lambda layers, at=entry.path: list(marks_below(layers, at))))
+        candidates.update(await mount.with_layers(partial(marks_below, path=entry.path)))
         mount.upper_ledger.finish(entry.path)
     if rebuild:
-        candidates.update(await mount.with_layers(lambda layers: list(marks_below(layers, b""))))
+        candidates.update(await mount.with_layers(partial(marks_below, path=b"")))
     for path in sorted(candidates):
         await _settle(mount, path)
     return again
@@ -60,15 +59,17 @@ async def _settle(mount: Mounted, path: bytes) -> None:
         )
 
 
-def marks_below(layers: Layers, path: bytes) -> Iterator[bytes]:
+def marks_below(layers: Layers, path: bytes) -> list[bytes]:
     """Directories of the upper layer, ``path`` and below, that carry provenance of ours."""
+    found = []
     waiting = [path]
     while waiting:
         directory = waiting.pop()
         if directory and layers.upper_xattr(directory, xattrs.PROVENANCE) is not None:
-            yield directory
+            found.append(directory)
         waiting.extend(
             join(directory, os.fsencode(name))
             for name, entry in layers.list_upper(directory).items()
             if stat.S_ISDIR(entry.mode)
         )
+    return found
