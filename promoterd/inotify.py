@@ -36,6 +36,7 @@ IN_UNMOUNT: Final = _FLAGS["IN_UNMOUNT"]
 IN_Q_OVERFLOW: Final = _FLAGS["IN_Q_OVERFLOW"]
 IN_IGNORED: Final = _FLAGS["IN_IGNORED"]
 IN_ONLYDIR: Final = _FLAGS["IN_ONLYDIR"]
+IN_MASK_ADD: Final = _FLAGS["IN_MASK_ADD"]
 IN_ISDIR: Final = _FLAGS["IN_ISDIR"]
 
 _HEADER = struct.Struct("iIII")  # struct inotify_event, include/uapi/linux/inotify.h
@@ -61,6 +62,10 @@ class WatchedInode(NamedTuple):
     ino: int
 
 
+class Closed(ValueError):
+    """An instance was used after it was closed."""
+
+
 def watch_limit() -> int:
     """How many watches one user may have, over all processes (fs.inotify.max_user_watches)."""
     return int(pyinotify.ProcINotify("max_user_watches").get_val())
@@ -74,12 +79,12 @@ def instance_limit() -> int:
 def parse_watch(line: bytes) -> tuple[int, WatchedInode] | None:
     """Watch descriptor and inode of an fdinfo line; None for a line of another kind.
 
-    ``inotify wd:1 ino:9e7e sdev:800013 mask:...``, all in hexadecimal but wd (Documentation/filesystems/proc.rst).
+    ``inotify wd:1f ino:9e7e sdev:800013 mask:...``, all in hexadecimal (inotify_fdinfo, fs/notify/fdinfo.c).
     """
     if not line.startswith(b"inotify wd:"):
         return None
     fields = dict(field.split(b":", 1) for field in line.split()[1:4])
-    return int(fields[b"wd"]), WatchedInode(int(fields[b"sdev"], 16), int(fields[b"ino"], 16))
+    return int(fields[b"wd"], 16), WatchedInode(int(fields[b"sdev"], 16), int(fields[b"ino"], 16))
 
 
 @cache
@@ -95,7 +100,7 @@ class Inotify:
 
     Threads may add and remove while another one reads. A directory on a dead server can hold ``add`` for as long as
     the server is dead; ``close`` does not wait for it, and the descriptor number is not given back to the system
-    before the last call that uses it has returned.
+    before the last call that uses it has returned. Every use after ``close`` raises Closed.
 
     Raises InstanceLimitReached.
     """
@@ -190,7 +195,7 @@ class Inotify:
         """Keeps the descriptor from being closed under a system call of another thread."""
         with self._lock:
             if self._closed:
-                raise ValueError("I/O operation on a closed inotify instance")
+                raise Closed("I/O operation on a closed inotify instance")
             self._users += 1
         try:
             yield self._descriptor
