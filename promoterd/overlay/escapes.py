@@ -10,7 +10,7 @@ import re
 
 _OCTAL = re.compile(rb"\\([0-3][0-7]{2})")
 _TOKEN = re.compile(rb"\\[0-3][0-7]{2}|.", re.DOTALL)
-_SPECIAL = re.compile(rb'([\\:,"])')
+_SPECIAL = re.compile(rb"([\\:,])")
 
 
 def unescape_octal(raw: bytes) -> bytes:
@@ -24,10 +24,7 @@ def unescape_option(value: bytes) -> bytes:
 
 
 def escape_option(path: bytes) -> bytes:
-    r"""A layer path for ``lowerdir=``, ``upperdir=`` or ``workdir=``: ``\``, ``:``, ``,`` and ``"`` get a ``\``.
-
-    Overlayfs needs it for the first three, mount(8) for the last two.
-    """
+    r"""A layer path for ``lowerdir=``, ``upperdir=`` or ``workdir=``: a ``\`` goes before ``\``, ``:`` and ``,``."""
     return _SPECIAL.sub(rb"\\\1", path)
 
 

@@ -139,6 +139,8 @@ def second_users(overlay: Overlay) -> list[str]:
 
 def _shared(path: bytes, pid: str, ours: dict[bytes, tuple[int, int] | None]) -> str | None:
     """Which of our directories another overlay's layer path means, seen from its namespace or, failing that, ours."""
+    if not path.startswith(b"/"):
+        return None
     inode = _inode(b"/proc/%s/root%s" % (pid.encode(), path)) or _inode(path)
     for own, own_inode in ours.items():
         if inode == own_inode if inode is not None else path == own:

@@ -44,7 +44,9 @@ def _options(overlay: Overlay, *, new_upper: bool) -> Iterator[bytes]:
 
 
 def _path(layer: bytes) -> bytes:
-    return escape_option(layer if layer.startswith(b"/") else _ABSOLUTE + layer)
+    path = layer if layer.startswith(b"/") else _ABSOLUTE + layer
+    # mount(8) takes two commas in a row for one; a path with a double quote in it is beyond it
+    return escape_option(path) + (b"/" if path.endswith(b",") else b"")
 
 
 def shell_word(word: bytes) -> str:

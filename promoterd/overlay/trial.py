@@ -24,6 +24,9 @@ def try_overlay() -> Trial:
     command = [sys.executable, "-P", "-m", "promoterd.overlay.trial"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=_PATIENCE, check=False, stdin=subprocess.DEVNULL)
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit status {done.returncode}"]
+            return Trial(error=f"the test process failed: {said[-1]}")
         return Trial(**json.loads(done.stdout))
     except subprocess.TimeoutExpired:
         return Trial(error=f"the test took longer than {_PATIENCE:.0f} s")

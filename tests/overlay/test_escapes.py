@@ -34,7 +34,7 @@ def test_lowerdir_as_mountinfo_shows_it(raw: bytes, regular: list[bytes], data: 
     assert split_lowerdir(raw) == (tuple(regular), tuple(data))
 
 
-@pytest.mark.parametrize("path", [b"/a:b", b"/c,d", b"/e\\f", b"/\\:,", b'/quo"te', b"/plain", b"/n\nl", b"/trail\\"])
+@pytest.mark.parametrize("path", [b"/a:b", b"/c,d", b"/e\\f", b"/\\:,", b"/plain", b"/n\nl", b"/trail\\"])
 def test_an_escaped_path_is_read_back(path: bytes) -> None:
     assert unescape_option(escape_option(path)) == path
     shown = escape_option(path).replace(b"\\", rb"\134").replace(b",", rb"\054").replace(b"\n", rb"\012")

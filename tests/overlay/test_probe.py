@@ -1,3 +1,4 @@
+import json
 import os
 import signal
 import stat
@@ -41,9 +42,39 @@ class TestTrial:
         assert "EPERM" in done.stdout
         assert done.stderr == ""
 
+    @pytest.mark.needs("root", "overlay")
+    def test_a_kernel_without_fspick_remounts(self) -> None:
+        trial = self.run_with(
+            "def missing(root): raise OSError(errno.ENOSYS, 'Function not implemented')\n"
+            "syscalls.reconfigure_superblock = missing\n"
+        )
+        assert trial.reconfigure == "remount"
+        assert trial.opaque_takes_effect
+
+    @pytest.mark.needs("root", "overlay")
+    def test_a_reconfigure_that_has_no_effect_is_seen(self) -> None:
+        trial = self.run_with("syscalls.reconfigure_superblock = lambda root: None\n")
+        assert not trial.opaque_takes_effect
+
+    @pytest.mark.needs("root", "overlay")
+    def test_a_kernel_that_marks_by_itself_is_seen(self) -> None:
+        trial = self.run_with(
+            "def listdir(path, real=os.listdir):\n"
+            "    names = real(path)\n"
+            "    os.setxattr('upper/d', 'trusted.overlay.opaque', b'z')\n"
+            "    return names\n"
+            "os.listdir = listdir\n"
+        )
+        assert trial.finalizes
+
+    def run_with(self, preparation: str) -> Trial:
+        """The child process, with another kernel's behaviour put in."""
+        code = f"import errno, os\nfrom promoterd.overlay import syscalls, trial\n{preparation}\ntrial.main()"
+        return Trial(**json.loads(subprocess.check_output([sys.executable, "-P", "-c", code])))
+
     def test_a_process_that_fails_is_reported(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "executable", "/bin/false")
-        assert "failed" in try_overlay().error
+        assert try_overlay().error == "the test process failed: exit status 1"
         monkeypatch.setattr(sys, "executable", "/no/such/python")
         assert "No such file" in try_overlay().error
 

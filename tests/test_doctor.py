@@ -1,0 +1,140 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from promoterd import doctor
+from promoterd.errors import MountNotFound
+from promoterd.overlay.lock import WriterLock
+from support.overlays import MountedOverlay
+
+MakeOverlay = Callable[..., MountedOverlay]
+
+
+def rendered(report: doctor.Report, width: int = 200) -> str:
+    out = StringIO()
+    doctor.render(report, Console(file=out, width=width))
+    return out.getvalue()
+
+
+def one(made: MountedOverlay) -> doctor.OverlayReport:
+    (found,) = doctor.examine(made.mountpoint).overlays
+    return found
+
+
+def test_a_fit_mount(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({"lib": {"a": b"1"}}, counting=True)
+    report = doctor.examine(made.mountpoint)
+    (found,) = report.overlays
+    assert found.auto == "opaque"
+    assert found.why == "finalize is unfit (kernel)"
+    assert {verdict.backend: verdict.fit for verdict in found.verdicts} == {
+        "finalize": False,
+        "opaque": True,
+        "observe": True,
+    }
+    assert found.instead is None
+    text = rendered(report)
+    assert "never merged" in text
+    assert "auto takes" in text
+    assert "Mount instead" not in text
+    assert made.mountpoint.decode() in text
+
+
+def test_an_unfit_mount(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({"lib": {"a": b"1"}}, options="metacopy=off")
+    found = one(made)
+    assert found.auto == "observe"
+    assert "opaque is unfit (metacopy" in found.why
+    assert found.instead is not None
+    assert found.findings[0].severity == "refuse"
+    text = rendered(doctor.examine(made.mountpoint), width=100)
+    assert f"{found.instead}\n" in text, "the command is on one line, to be copied"
+
+    subprocess.run(["bash", "-ec", found.instead], check=True)
+    assert one(made).auto == "opaque"
+
+
+def test_paths_are_not_taken_for_markup(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    made = make_overlay({}, mount=False)
+    odd = bytes(tmp_path) + b"/[bold red]x[red] \n\xff"
+    os.mkdir(odd)
+    made.layers = [odd]
+    made.mount()
+    text = rendered(doctor.examine(made.mountpoint))
+    assert r"[bold red]x[red] \n\xff" in text
+
+
+def test_all_overlays_of_the_machine(make_overlay: MakeOverlay) -> None:
+    first, second = make_overlay({}), make_overlay({}, options="metacopy=off")
+    report = doctor.examine()
+    found = {overlay.overlay.mountpoint: overlay.auto for overlay in report.overlays}
+    assert found[first.mountpoint] == "opaque"
+    assert found[second.mountpoint] == "observe"
+
+
+def test_no_overlay_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "read_overlays", list)
+    text = rendered(doctor.examine())
+    assert "No overlay is mounted here" in text
+    assert "inotify" in text
+
+
+def test_a_path_that_is_no_overlay(tmp_path: Path) -> None:
+    with pytest.raises(MountNotFound):
+        doctor.examine(bytes(tmp_path))
+
+
+def test_for_programs(make_overlay: MakeOverlay) -> None:
+    made = make_overlay([{"a": b"1"}, {"b": b"2"}], options="metacopy=off,redirect_dir=nofollow")
+    found = json.loads(json.dumps(doctor.examine(made.mountpoint).to_dict()))
+    assert found["host"]["redirect_max"] > 0
+    assert found["host"]["trial"]["metacopy"] is True
+    assert "CAP_SYS_ADMIN" in found["host"]["capabilities"]
+    (overlay,) = found["overlays"]
+    assert overlay["mountpoint"] == made.mountpoint.decode()
+    assert overlay["lower"] == [layer.decode() for layer in made.layers]
+    assert overlay["options"]["redirect_dir"] == "nofollow"
+    assert overlay["backends"]["observe"] == {"fit": True, "findings": []}
+    refused = [finding for finding in overlay["backends"]["opaque"]["findings"] if finding["severity"] == "refuse"]
+    assert [finding["option"] for finding in refused] == ["metacopy", "redirect_dir"]
+    assert set(refused[0]) == {"severity", "option", "message", "remedy"}
+    assert overlay["auto"]["backend"] == "observe"
+    assert overlay["mount_instead"].startswith("umount ")
+    assert overlay["writer"] is None
+
+
+def test_a_running_writer_is_named(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({})
+    with WriterLock(made.upper):
+        found = one(made)
+    assert found.auto == "opaque", "a writer is no reason against the mount"
+    assert f"pid {os.getpid()}" in found.facts.writer
+    assert f"pid {os.getpid()}" in rendered(doctor.Report(found.facts.host, [found]))
+
+
+def test_without_privileges_it_explains_and_does_not_fail(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({"lib": {"a": b"1"}})
+    code = (
+        "import os, sys, json\n"
+        "from promoterd import doctor\n"
+        "from promoterd.backends import base\n"
+        "base.registered()\n"
+        "from rich.console import Console\n"
+        "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
+        "report = doctor.examine(os.fsencode(sys.argv[1]))\n"
+        "doctor.render(report, Console(width=200))\n"
+        "assert report.overlays[0].auto == 'observe'\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, made.mountpoint], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "lacks CAP_SYS_ADMIN" in done.stdout
+    assert "Traceback" not in done.stderr
