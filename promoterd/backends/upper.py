@@ -1,6 +1,7 @@
 """What the backends that shadow in the upper layer share: copy-up in batches, verification, and the state on disk."""
 
 import os
+import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from promoterd.overlay.activation import mark_in_effect
 from promoterd.overlay.ancestors import adopt_ancestors
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
+from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import open_scratch
 from promoterd.paths import parent, show
 from promoterd.provenance import Provenance, decode
@@ -27,10 +29,17 @@ class UpperBackend(Backend):
     mark_value: ClassVar[bytes]
     needs_redirects: ClassVar[bool]
 
+    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 256) -> None:
+        super().__init__(overlay, scratch=scratch, batch=batch)
+        self._shared_parents = threading.Lock()
+
     def shadow(self, plan: Plan) -> Iterator[int]:
         """Copy up what is not in upper yet, directory by directory, children first."""
-        with Layers(self.overlay) as layers:
+        # two copy-ups at once in one parent leave it a wrong mtime: ovl_copy_up_one() takes the parent's times before
+        # it holds the lock under which it sets them back (fs/overlayfs/copy_up.c)
+        with self._shared_parents, Layers(self.overlay) as layers:
             adopt_ancestors(layers, plan.path)
+            self._copy_directory_up(layers, plan.path)
         for directory in plan.directories:
             with Layers(self.overlay) as layers:
                 self._copy_directory_up(layers, directory.path)
