@@ -111,16 +111,17 @@ class InotifySource(HeatSource):
         events = instance.read()
         with self._lock:
             found = digest([*self._unclaimed, *events], self._table, self.view.may_promote_below)
+            self._dead.update(found.dead)
             # an event can come before the thread that adds the watch has entered it in the table
-            self._unclaimed = found.unclaimed if self._adding else []
-            if len(self._unclaimed) > _MOST_UNCLAIMED:
-                self._unclaimed.clear()
+            unclaimed = [event for event in found.unclaimed if self._adding and event.wd not in self._dead]
+            if len(unclaimed) > _MOST_UNCLAIMED:
+                unclaimed.clear()
                 found.overflows += 1
+            self._unclaimed = unclaimed
             if found.unmounted:
                 self._table = WatchTable()
             self._events += len(events)
             self._overflows += found.overflows
-            self._dead.update(found.dead)
             self._forget_vanished({path for path, appeared in found.changes if not appeared})
         self._sweep()
         if found.overflows:
