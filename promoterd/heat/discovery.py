@@ -1,0 +1,126 @@
+"""Finding the directories that a source is to be armed at, without a trace on the overlay.
+
+The layers are read, not the overlay: no dentry of it is instantiated, and nobody's watch on it is told.
+"""
+
+import errno
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from promoterd.overlay import beneath, xattrs
+from promoterd.paths import ancestors, join
+
+_UNREADABLE = frozenset({errno.EXDEV, errno.ESTALE, errno.ENAMETOOLONG, errno.EACCES})
+
+
+class Walk:
+    """Breadth-first over the directories of an overlay, as far as policy could promote something there.
+
+    ``layers`` are the roots of the layers, upper first. Symlinks are not followed and other file systems not entered.
+    What vanishes meanwhile is left out; a renamed directory's lower part, which a redirect leads to, is not found.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[bytes],
+        may_promote: Callable[[bytes], bool],
+        may_promote_below: Callable[[bytes], bool],
+        *,
+        max_directories: int,
+        batch: int = 256,
+    ) -> None:
+        self.layers = tuple(layers)
+        self.may_promote = may_promote
+        self.may_promote_below = may_promote_below
+        self.max_directories = max_directories
+        self.batch = batch
+        self.listed = 0
+        """How many directories were read."""
+        self.unreadable = 0
+        """How many could not be: no permission, a mount point, a path that is too long, a stale file handle."""
+        self.truncated = False
+        """Whether ``max_directories`` cut the walk short."""
+
+    def batches(self, start: bytes = b"") -> Iterator[list[bytes]]:
+        """Directories that policy can promote, from ``start`` downwards, at most ``batch`` at a time.
+
+        They are read only when the next batch is asked for: whoever has armed them by then misses nothing that is made
+        in them. A batch may be empty; each stands for at most ``batch`` directories to be read from the server, so that
+        the caller can hold it back. Nothing stays open between batches. Raises OSError where a layer's root cannot be
+        opened, or the server answers with an error that is not about one directory.
+        """
+        waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        if self.may_promote_below(start):
+            with self._roots() as roots:
+                waiting.append((start, self._candidates(roots, start)))
+        while waiting:
+            room = min(self.batch, self.max_directories - self.listed)
+            if room <= 0:
+                self.truncated = True
+                return
+            chunk = [waiting.popleft() for _ in range(min(room, len(waiting)))]
+            yield [path for path, _ in chunk if self.may_promote(path)]
+            with self._roots() as roots:
+                for path, layers in chunk:
+                    self.listed += 1
+                    names, merged = self._children(roots, path, layers)
+                    children = (join(path, os.fsencode(name)) for name in names)
+                    waiting.extend((child, merged) for child in children if self.may_promote_below(child))
+
+    @contextmanager
+    def _roots(self) -> Iterator[list[int]]:
+        with ExitStack() as stack:
+            roots = []
+            for layer in self.layers:
+                roots.append(beneath.open_root(layer))
+                stack.callback(os.close, roots[-1])
+            yield roots
+
+    def _candidates(self, roots: Sequence[int], path: bytes) -> tuple[int, ...]:
+        """The layers that ``path`` may have a directory in: those that its parent is merged of."""
+        layers = tuple(range(len(roots)))
+        for ancestor in [b"", *ancestors(path)] if path else []:
+            layers = tuple(number for number, _ in self._merged(roots, ancestor, layers))
+        return layers
+
+    def _children(
+        self, roots: Sequence[int], path: bytes, layers: tuple[int, ...]
+    ) -> tuple[list[str], tuple[int, ...]]:
+        """The names of the child directories, and the layers that the directory is merged of."""
+        is_directory: dict[str, bool] = {}
+        found = []
+        for number, directory in self._merged(roots, path, layers):
+            found.append(number)
+            try:
+                with os.scandir(directory) as entries:
+                    for entry in entries:
+                        itself = entry.is_dir(follow_symlinks=False)
+                        if itself or number != layers[-1]:  # a whiteout or file hides what the layers below have
+                            is_directory.setdefault(entry.name, itself)
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, *_UNREADABLE):
+                    raise
+                self.unreadable += 1
+        return sorted(name for name, itself in is_directory.items() if itself), tuple(found)
+
+    def _merged(self, roots: Sequence[int], path: bytes, layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
+        """The directories that are merged at ``path``, top first: the layer's number, and a descriptor for a moment."""
+        for number in layers:
+            try:
+                directory = beneath.open_beneath(roots[number], path, beneath.READ_DIRECTORY)
+            except OSError as error:
+                if error.errno in (errno.ENOTDIR, errno.ELOOP):
+                    return  # a file or symlink ends the merging (ovl_lookup, fs/overlayfs/namei.c)
+                if error.errno != errno.ENOENT and error.errno not in _UNREADABLE:
+                    raise
+                self.unreadable += error.errno != errno.ENOENT
+                continue
+            try:
+                yield number, directory
+                opaque = xattrs.get(xattrs.descriptor(directory), xattrs.OPAQUE) if number != layers[-1] else None
+            finally:
+                os.close(directory)
+            if opaque == xattrs.OPAQUE_YES:
+                return
