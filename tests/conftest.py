@@ -4,6 +4,8 @@
 there when the environment variable CI is set: a test that nobody runs proves nothing. The overlay fixtures ask for what
 they need by themselves.
 
+Tests that need something, or an overlay, carry the marker `system`: `-m "not system"` runs anywhere.
+
 A test that leaves a mount below its directory or a child process behind fails, and the thing is removed.
 """
 
@@ -21,7 +23,15 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*what): root, fuse, overlay, loop or a program; see tests/support/needs.py"
     )
+    config.addinivalue_line("markers", "system: needs root, FUSE, an overlay or the like; set by itself")
     leftovers.adopt_orphans()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures: list[str] = getattr(item, "fixturenames", [])
+        if "make_overlay" in fixtures or item.get_closest_marker("needs") is not None:
+            item.add_marker("system")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

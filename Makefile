@@ -1,0 +1,128 @@
+# Everything here sets up what it needs by itself: system packages that are lacking (Debian, as root) and a virtual
+# environment. The second time that takes no time.
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+export PATH := $(PATH):/usr/sbin:/sbin
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export PIP_ROOT_USER_ACTION := ignore
+
+PYTHON ?= python3
+ifeq ($(PYTHON),python3)
+VENV ?= .venv
+else
+VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+endif
+BIN := $(VENV)/bin
+ARGS ?=
+
+# For install: a virtual environment of its own in APPDIR, and a link to its command below PREFIX. Debian's interpreter
+# unless PYTHON says otherwise, because one below /root is out of a service's reach.
+PREFIX ?= /usr/local
+APPDIR ?= /opt/promoterd
+DESTDIR ?=
+CONFDIR ?= /etc/promoterd
+UNITDIR ?= /etc/systemd/system
+ifeq ($(origin PYTHON),file)
+SERVICE_PYTHON := $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
+else
+SERVICE_PYTHON := $(PYTHON)
+endif
+DAEMON_RELOAD := if [[ -z '$(DESTDIR)' && -d /run/systemd/system ]]; then systemctl daemon-reload; fi
+
+.PHONY: help
+help:
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
+
+## make demo        show what promoterd does, on this machine, in under two minutes (root)
+.PHONY: demo
+demo: $(VENV)/.demo
+	$(BIN)/promoterd demo $(ARGS)
+
+## make test        all tests, on real overlays (root, FUSE); ARGS="tests/policy -x" for some of them
+.PHONY: test
+test: $(VENV)/.dev packages-test
+	$(BIN)/python -m pytest $(ARGS)
+
+## make unit        the tests that need neither root nor FUSE nor an overlay
+.PHONY: unit
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -m 'not system' $(ARGS)
+
+## make lint        ruff: rules and format
+.PHONY: lint
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+## make types       mypy, strict
+.PHONY: types
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+## make docs        bring the tables of keys in docs/policy.md up to date
+.PHONY: docs
+docs: $(VENV)/.dev
+	$(BIN)/python -m promoterd.policy.reference docs/policy.md
+
+## make docs-check  are they, do links resolve, and do the commands and policies in the documents work?
+.PHONY: docs-check
+docs-check: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/test_docs.py tests/policy/test_policy_documents.py $(ARGS)
+
+## make bench       promotion against chown -hR, and the idle daemon (root; several minutes)
+.PHONY: bench
+bench: $(VENV)/.demo packages-test
+	$(BIN)/python benchmarks/promotion.py $(ARGS)
+	$(BIN)/python benchmarks/idle.py
+
+## make install     into APPDIR (/opt/promoterd), with a link, a systemd unit and an example policy (root, or DESTDIR)
+.PHONY: install
+install: app := $(DESTDIR)$(APPDIR)
+install:
+	@tools/system-packages $(SERVICE_PYTHON) venv
+	@if [[ -n "$$(ls -A '$(app)' 2>/dev/null)" && ! -e '$(app)/pyvenv.cfg' ]]; then \
+	  echo '$(app) holds something else: say APPDIR=...' >&2; exit 1; fi
+	$(SERVICE_PYTHON) -m venv '$(app)'
+	'$(app)/bin/python' -m pip install --quiet .
+	@# what was written below DESTDIR will run without it
+	@if [[ -n '$(DESTDIR)' ]]; then \
+	  grep -rlIF '$(DESTDIR)' '$(app)/bin' '$(app)/pyvenv.cfg' | xargs -r sed -i 's|$(DESTDIR)||g'; fi
+	install -d -m 755 '$(DESTDIR)$(CONFDIR)' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(UNITDIR)'
+	install -m 644 config/policy.example.yaml '$(DESTDIR)$(CONFDIR)/'
+	ln -sfn '$(APPDIR)/bin/promoterd' '$(DESTDIR)$(PREFIX)/bin/promoterd'
+	sed 's|/opt/promoterd|$(APPDIR)|g; s|/etc/promoterd|$(CONFDIR)|g' systemd/promoterd.service \
+	  > '$(DESTDIR)$(UNITDIR)/promoterd.service'
+	@$(DAEMON_RELOAD)
+	@echo 'Next: write $(CONFDIR)/policy.yaml ($(CONFDIR)/policy.example.yaml is one), then systemctl enable --now promoterd'
+
+## make uninstall   remove what install put there; policy and ledger stay, and so do marks: `promoterd retire` first
+.PHONY: uninstall
+uninstall: app := $(DESTDIR)$(APPDIR)
+uninstall:
+	@if [[ -z '$(DESTDIR)' && -d /run/systemd/system ]]; then systemctl disable --now promoterd.service || true; fi
+	@if [[ -e '$(app)' && ! -e '$(app)/bin/promoterd' ]]; then echo '$(app) holds something else' >&2; exit 1; fi
+	rm -rf '$(app)'
+	rm -f '$(DESTDIR)$(PREFIX)/bin/promoterd' '$(DESTDIR)$(UNITDIR)/promoterd.service' \
+	  '$(DESTDIR)$(CONFDIR)/policy.example.yaml'
+	@$(DAEMON_RELOAD)
+
+## make clean       remove virtual environments and caches
+.PHONY: clean
+clean:
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+##
+## PYTHON=python3.x chooses the interpreter (3.11 to 3.13); each other one gets an environment of its own, .venv-3.x
+
+# A virtual environment with the extras that the stamp is named for.
+$(VENV)/.%: pyproject.toml | packages-build
+	$(BIN)/python -c pass 2>/dev/null || $(PYTHON) -m venv --clear $(VENV)
+	$(BIN)/python -m pip install --quiet -e '.[$*]'
+	@touch $@
+
+.PHONY: packages-build packages-test
+packages-build packages-test: packages-%:
+	@tools/system-packages $(PYTHON) $*
