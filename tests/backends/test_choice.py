@@ -5,28 +5,15 @@ import pytest
 from promoterd.backends import base
 from promoterd.backends.choice import Verdict, backend_for, best, verdicts
 from promoterd.errors import UnfitMount, UsageError
-from promoterd.overlay.fitness import Facts, Finding, Host, Severity, Trial
-from promoterd.overlay.mountinfo import parse
-from promoterd.overlay.mounts import ModuleDefaults, Overlay, overlay_of
+from promoterd.overlay.fitness import Facts, Finding, Severity
+from support.facts import GOOD_FACTS, GOOD_HOST, GOOD_TRIAL, described
 
 REFUSAL = Finding(Severity.REFUSE, "metacopy", "no metacopy at /mnt", "mount it with metacopy=on")
 NOTE = Finding(Severity.INFO, "index", "index is off", "turn it on")
 
 
-def described(options: bytes) -> Overlay:
-    line = b"70 60 0:41 / /mnt rw - overlay overlay rw,lowerdir=/l,upperdir=/u,workdir=/w," + options
-    return overlay_of(parse(line)[0], ModuleDefaults())
-
-
 def facts(*, finalizes: bool = False) -> Facts:
-    trial = Trial(
-        metacopy=True, absolute_redirect=True, reconfigure="fspick", opaque_takes_effect=True, finalizes=finalizes
-    )
-    capabilities = frozenset(
-        {"CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_CHOWN", "CAP_SYS_PTRACE", "CAP_FSETID"}
-    )
-    host = Host("6.1.0", capabilities, True, True, 256, 1000, 128, trial)
-    return Facts(host, one_file_system=False, upper_fstype="ext4", upper_trusted_xattrs=True)
+    return replace(GOOD_FACTS, host=replace(GOOD_HOST, trial=replace(GOOD_TRIAL, finalizes=finalizes)))
 
 
 GOOD = described(b"redirect_dir=on,metacopy=on")

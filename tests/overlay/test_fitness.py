@@ -3,53 +3,25 @@ import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from promoterd.overlay import probe, syscalls
 from promoterd.overlay.fitness import (
-    Facts,
     Finding,
-    Host,
     Misplaced,
     Project,
     Severity,
-    Trial,
     finalize_findings,
     is_fit,
     marking_findings,
 )
-from promoterd.overlay.mountinfo import parse
-from promoterd.overlay.mounts import ModuleDefaults, Overlay, overlay_at, overlay_of
+from promoterd.overlay.mounts import overlay_at
+from support.facts import GOOD_FACTS, GOOD_HOST, GOOD_TRIAL, described
 from support.needs import need
 from support.overlays import MountedOverlay, unmount
 
 MakeOverlay = Callable[..., MountedOverlay]
-
-GOOD_TRIAL = Trial(
-    metacopy=True, absolute_redirect=True, reconfigure="fspick", opaque_takes_effect=True, data_only_layers=True
-)
-GOOD_HOST = Host(
-    kernel="6.1.0",
-    capabilities=frozenset(
-        {"CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_CHOWN", "CAP_SYS_PTRACE", "CAP_FSETID"}
-    ),
-    initial_user_namespace=True,
-    openat2=True,
-    redirect_max=256,
-    inotify_watches=1000,
-    inotify_instances=128,
-    trial=GOOD_TRIAL,
-)
-GOOD_FACTS = Facts(GOOD_HOST, one_file_system=False, upper_fstype="ext4", upper_trusted_xattrs=True)
-
-
-def described(
-    options: bytes = b"redirect_dir=on,metacopy=on", layers: bytes = b"lowerdir=/l,upperdir=/u,workdir=/w"
-) -> Overlay:
-    line = b"70 60 0:41 / /mnt/app rw,relatime - overlay overlay rw,%s,%s" % (layers, options)
-    return overlay_of(parse(line)[0], ModuleDefaults())
 
 
 def refusals(findings: list[Finding]) -> dict[str, Finding]:
@@ -206,57 +178,6 @@ def test_data_only_layers_are_a_warning(make_overlay: MakeOverlay) -> None:
     findings = marking_findings(overlay, probe.gather(overlay))
     assert is_fit(findings)
     assert [finding.option for finding in findings if finding.severity is Severity.WARN] == ["lowerdir"]
-
-
-class TestHost:
-    @pytest.mark.parametrize("capability", ["CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_CHOWN"])
-    def test_a_missing_capability(self, capability: str) -> None:
-        host = replace(GOOD_HOST, capabilities=GOOD_HOST.capabilities - {capability})
-        found = refusals(marking_findings(described(), replace(GOOD_FACTS, host=host)))
-        assert set(found) == {capability}
-        assert capability in found[capability].message
-        assert "/mnt/app" in found[capability].message
-
-    def test_a_capability_that_only_helps(self) -> None:
-        host = replace(GOOD_HOST, capabilities=GOOD_HOST.capabilities - {"CAP_SYS_PTRACE"})
-        findings = marking_findings(described(), replace(GOOD_FACTS, host=host))
-        assert is_fit(findings)
-        assert findings[0].option == "CAP_SYS_PTRACE"
-
-    def test_a_user_namespace(self) -> None:
-        host = replace(GOOD_HOST, initial_user_namespace=False)
-        assert set(refusals(marking_findings(described(), replace(GOOD_FACTS, host=host)))) == {"user namespace"}
-
-    def test_no_openat2(self) -> None:
-        host = replace(GOOD_HOST, openat2=False, kernel="5.4.0")
-        found = refusals(marking_findings(described(), replace(GOOD_FACTS, host=host)))
-        assert "5.4.0 lacks openat2" in found["kernel"].message
-
-    @pytest.mark.parametrize(
-        ("lacking", "text"),
-        [
-            ({"metacopy": False}, "metacopy=on"),
-            ({"absolute_redirect": False}, "redirect_dir=on"),
-            ({"opaque_takes_effect": False}, "take effect"),
-        ],
-    )
-    def test_a_kernel_that_the_trial_found_wanting(self, lacking: dict[str, Any], text: str) -> None:
-        host = replace(GOOD_HOST, trial=replace(GOOD_TRIAL, **lacking))
-        found = refusals(marking_findings(described(), replace(GOOD_FACTS, host=host)))
-        assert text in found["kernel"].message
-
-    def test_no_trial_at_all(self) -> None:
-        host = replace(GOOD_HOST, trial=Trial(error="Operation not permitted (EPERM)"))
-        found = refusals(marking_findings(described(), replace(GOOD_FACTS, host=host)))
-        assert "EPERM" in found["kernel"].message
-        # of finalize nothing is known then
-        assert len(refusals(finalize_findings(described(), replace(GOOD_FACTS, host=host)))) == 1
-
-    def test_activation_by_remount_is_said(self) -> None:
-        host = replace(GOOD_HOST, trial=replace(GOOD_TRIAL, reconfigure="remount"))
-        findings = marking_findings(described(), replace(GOOD_FACTS, host=host))
-        assert is_fit(findings)
-        assert any("remount" in finding.message for finding in findings)
 
 
 class TestLayers:
