@@ -1,0 +1,100 @@
+"""Metrics for Prometheus, in base units, each value set when it changes.
+
+A scrape reads memory only: a mount whose server hangs cannot hold it up. The mount point is a label, since policy names
+it; a directory never is.
+"""
+
+import platform
+from collections.abc import Sequence
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from promoterd import __version__
+
+# the time of each counter's birth as a series beside it, which Prometheus does not read
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+OUTCOMES = ("marked", "observed", "refused", "busy", "failed")
+"""How a promotion can end."""
+REOPENS = ("live", "deferred", "offline")
+EFFECTS = ("active", "pinned")
+_PROMOTION_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
+_ACTIVATION_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+
+class Families:
+    """All metrics of one daemon, in a registry of their own. Any thread may set them."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self._gauges: list[Gauge] = []
+        self.directories = self._gauge("directories", "Directories by state.", "mount", "state")
+        self.promotions = self._counter("promotions", "Promotions by how they ended.", "mount", "outcome")
+        self.promotion_seconds = self._histogram(
+            "promotion_duration_seconds", "Time from the plan of a promotion to its end.", _PROMOTION_SECONDS
+        )
+        self.entries_copied = self._counter("entries_copied", "Entries that were given a shadow.", "mount")
+        self.backlog = self._gauge("backlog_directories", "Directories that wait to be promoted.", "mount")
+        self.throttled = self._counter("throttled_seconds", "Time that promotions waited for their rate.", "mount")
+        self.activations = self._counter("activations", "Reconfigures that were to bring marks into effect.", "mount")
+        self.activation_effects = self._counter(
+            "activation_effects", "Directories looked at after an activation, by what it did.", "mount", "effect"
+        )
+        self.activation_seconds = self._histogram(
+            "activation_duration_seconds", "Time that an activation took, its proof included.", _ACTIVATION_SECONDS
+        )
+        self.heat_events = self._counter("heat_events", "Uses of directories that were heard of.", "mount", "kind")
+        self.overflows = self._counter("heat_overflows", "Times that events were lost and all was looked at.", "mount")
+        self.armed = self._gauge("heat_directories_armed", "Directories that the heat source listens at.", "mount")
+        self.refused = self._gauge("heat_directories_refused", "Directories that it should and cannot.", "mount")
+        self.watches = self._gauge("heat_watches", "Watches that the heat source uses.", "mount")
+        self.watches_limit = self._gauge("heat_watches_limit", "Watches that it may use at most.", "mount")
+        self.tracked = self._gauge("tracked_directories", "Directories whose heat is remembered.", "mount")
+        self.evictions = self._counter("tracker_evictions", "Directories whose heat was forgotten for room.", "mount")
+        self.upper_free_bytes = self._gauge("upper_free_bytes", "Free space of upper's file system.", "mount")
+        self.upper_size_bytes = self._gauge("upper_size_bytes", "Size of upper's file system.", "mount")
+        self.upper_free_inodes = self._gauge("upper_free_inodes", "Free inodes of upper's file system.", "mount")
+        self.upper_inodes = self._gauge("upper_inodes", "Inodes of upper's file system; 0: no fixed number.", "mount")
+        self.working = self._gauge("mount_working", "1 while promoterd works on the mount.", "mount")
+        self.stuck_calls = self._gauge("mount_stuck_calls", "Calls that the mount's server does not answer.", "mount")
+        self.is_stuck = self._gauge("mount_stuck", "1 while there is such a call.", "mount")
+        self.is_paused = self._gauge("mount_paused", "1 while nothing is promoted there.", "mount")
+        self.has_tripped = self._gauge("mount_trip_wire", "1 from a broken promise until `resume`.", "mount")
+        self.rechecks = self._counter("rechecks", "Directories compared with the server's.", "mount")
+        self.stale = self._counter("stale", "Directories found to have changed on the server.", "mount")
+        self.ghosts = self._counter("ghosts_removed", "Shadows removed of what is gone on the server.", "mount")
+        self.reopens = self._counter("reopens", "Reopenings by how they went.", "mount", "outcome")
+        self.deferred = self._gauge("reopens_deferred", "Reopenings that wait for an unmounted overlay.", "mount")
+        self.backend_info = self._gauge("backend_info", "1 for the backend that works there.", "mount", "backend")
+        self.build_info = self._gauge("build_info", "1; its labels say what runs.", "version", "python", "kernel")
+        self.reload_ok = self._gauge("policy_last_reload_successful", "Whether the last (re)load was good: 0 or 1.")
+        self.reload_at = self._gauge("policy_last_reload_success_timestamp_seconds", "When the last good one was.")
+        self.watchdog_beats = self._counter("watchdog_beats", "Beats of the watchdog, given or withheld.", "result")
+        self.build_info.labels(__version__, platform.python_version(), platform.release()).set(1)
+        for result in ("given", "withheld"):
+            self.watchdog_beats.labels(result)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, namespace="promoterd", registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        gauge = Gauge(name, text, labels, namespace="promoterd", registry=self.registry)
+        if "mount" in labels:
+            self._gauges.append(gauge)
+        return gauge
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float]) -> Histogram:
+        return Histogram(name, text, ("mount",), namespace="promoterd", registry=self.registry, buckets=buckets)
+
+    def forget(self, mount: str) -> None:
+        """Take out the gauges of a mount: what they said is over."""
+        for gauge in self._gauges:
+            remove(gauge, mount)
+
+
+def remove(gauge: Gauge, mount: str) -> None:
+    """Take out every series of a mount."""
+    for metric in gauge.collect():
+        for sample in metric.samples:
+            if sample.labels["mount"] == mount:
+                gauge.remove(*sample.labels.values())

@@ -1,0 +1,147 @@
+"""The metrics of one mount, in the words of the work on it."""
+
+import math
+from functools import partial
+
+from promoterd.heat.base import Kind, SourceStats
+from promoterd.metrics.families import EFFECTS, OUTCOMES, REOPENS, Families
+from promoterd.states import State
+
+
+class MountMetrics:
+    """Set by the work on one mount. Every series is there from the start, so that rates begin at zero."""
+
+    def __init__(self, metrics: Families, mount: str) -> None:
+        self._directories = {state: metrics.directories.labels(mount, state.value) for state in State}
+        self._promotions = {outcome: metrics.promotions.labels(mount, outcome) for outcome in OUTCOMES}
+        self._promotion_seconds = metrics.promotion_seconds.labels(mount)
+        self._copied = metrics.entries_copied.labels(mount)
+        self._backlog = metrics.backlog.labels(mount)
+        self._throttled = metrics.throttled.labels(mount)
+        self._activations = metrics.activations.labels(mount)
+        self._effects = {effect: metrics.activation_effects.labels(mount, effect) for effect in EFFECTS}
+        self._activation_seconds = metrics.activation_seconds.labels(mount)
+        self._heat = partial(metrics.heat_events.labels, mount)
+        for kind in Kind:
+            self._heat(kind.value)
+        self._overflows = metrics.overflows.labels(mount)
+        self._armed = metrics.armed.labels(mount)
+        self._refused = metrics.refused.labels(mount)
+        self._watches = metrics.watches.labels(mount)
+        self._watches_limit = metrics.watches_limit.labels(mount)
+        self._tracked = metrics.tracked.labels(mount)
+        self._evictions = metrics.evictions.labels(mount)
+        self._evicted = 0
+        self._upper = [
+            gauge.labels(mount)
+            for gauge in (
+                metrics.upper_free_bytes,
+                metrics.upper_free_inodes,
+                metrics.upper_size_bytes,
+                metrics.upper_inodes,
+            )
+        ]
+        for gauge in self._upper:
+            gauge.set(math.nan)  # nobody has looked yet, and 0 would raise an alarm
+        self._is_stuck = metrics.is_stuck.labels(mount)
+        self._stuck_calls = metrics.stuck_calls.labels(mount)
+        self._were_stuck = 0
+        self._paused = metrics.is_paused.labels(mount)
+        self._tripped = metrics.has_tripped.labels(mount)
+        self._rechecks = metrics.rechecks.labels(mount)
+        self._stale = metrics.stale.labels(mount)
+        self._ghosts = metrics.ghosts.labels(mount)
+        self._reopens = {outcome: metrics.reopens.labels(mount, outcome) for outcome in REOPENS}
+        self._deferred = metrics.deferred.labels(mount)
+
+    def state_changed(self, before: State | None, after: State | None) -> None:
+        """A directory went from one state to another; None: it was, or is, not in the book."""
+        if before is not None:
+            self._directories[before].dec()
+        if after is not None:
+            self._directories[after].inc()
+
+    def promoted(self, outcome: str, seconds: float) -> None:
+        """A promotion ended with one of OUTCOMES."""
+        self._promotions[outcome].inc()
+        self._promotion_seconds.observe(seconds)
+
+    def copied(self, entries: int) -> None:
+        """So many entries were given a shadow."""
+        self._copied.inc(entries)
+
+    def backlog(self, directories: int) -> None:
+        """So many directories wait to be promoted."""
+        self._backlog.set(directories)
+
+    def throttled(self, seconds: float) -> None:
+        """A promotion waited so long for its rate."""
+        self._throttled.inc(seconds)
+
+    def activated(self, active: int, pinned: int, seconds: float) -> None:
+        """One reconfigure, and what it brought about."""
+        self._activations.inc()
+        self._effects["active"].inc(active)
+        self._effects["pinned"].inc(pinned)
+        self._activation_seconds.observe(seconds)
+
+    def heat(self, kind: str, weight: float) -> None:
+        """So many uses of a kind were heard of."""
+        self._heat(kind).inc(weight)
+
+    def overflowed(self) -> None:
+        """Events were lost."""
+        self._overflows.inc()
+
+    def source(self, stats: SourceStats, tracked: int, evicted: int = 0) -> None:
+        """The heat source in numbers, and the tracker: what it remembers, and what it ever forgot for want of room."""
+        self._armed.set(stats.armed)
+        self._refused.set(stats.refused)
+        self._watches.set(stats.watches)
+        self._watches_limit.set(math.inf if stats.limit is None else stats.limit)
+        self._tracked.set(tracked)
+        self._evictions.inc(max(0, evicted - self._evicted))
+        self._evicted = evicted
+
+    def upper_free(
+        self, free_bytes: int, free_inodes: int, size_bytes: float = math.nan, inodes: float = math.nan
+    ) -> None:
+        """Upper's file system: what is free, and all there is (bytes, inodes)."""
+        for gauge, value in zip(self._upper, (free_bytes, free_inodes, size_bytes, inodes), strict=True):
+            gauge.set(value)
+
+    def stuck(self, calls: int) -> bool:
+        """So many calls hang; whether this is news: none did the last time."""
+        is_news = calls > 0 and self._were_stuck == 0
+        self._were_stuck = calls
+        self._stuck_calls.set(calls)
+        self._is_stuck.set(calls > 0)
+        return is_news
+
+    def paused(self, *, on: bool) -> None:
+        """Nothing is promoted here, for whatever reason."""
+        self._paused.set(on)
+
+    def trip_wire(self, *, on: bool) -> None:
+        """A promise was found broken (R15)."""
+        self._tripped.set(on)
+
+    def rechecked(self, directories: int) -> None:
+        """So many were compared with the server's."""
+        self._rechecks.inc(directories)
+
+    def went_stale(self) -> None:
+        """The server changed a directory that was complete."""
+        self._stale.inc()
+
+    def ghosts_removed(self, shadows: int) -> None:
+        """Shadows were removed of what is gone on the server (R1)."""
+        self._ghosts.inc(shadows)
+
+    def reopened(self, outcome: str) -> None:
+        """A reopening went one of the ways of REOPENS."""
+        self._reopens[outcome].inc()
+
+    def deferred(self, directories: int) -> None:
+        """So many wait to be reopened."""
+        self._deferred.set(directories)
