@@ -34,7 +34,7 @@ async def activate(mount: Mounted) -> Activated:
     """
     waiting = [record.path for record in mount.book.in_states({State.COMPLETE, State.PINNED})]
     started = mount.clock()
-    silenced = await mount.quiet(waiting)
+    await mount.quiet(waiting)
     await mount.run(activation.reconfigure, mount.overlay)
     active, pinned = [], []
     for path in waiting:
@@ -59,7 +59,7 @@ async def activate(mount: Mounted) -> Activated:
             if found.in_effect
             else "effect unproven: this upper file system does not count links of directories",
         )
-    await mount.hear([path for path in silenced if path not in pinned])
+    await mount.hear([path for path in waiting if path not in pinned])
     mount.metrics.activated(len(active), len(pinned), mount.clock() - started)
     if waiting:
         mount.log.info("activation", active=len(active), pinned=len(pinned))

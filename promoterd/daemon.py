@@ -65,6 +65,7 @@ class Daemon:
                 await self._shut_down()
                 await control.stop()
                 server.close()
+                self._notifier.close()
 
     def stop(self) -> None:
         """Ask for the end."""
@@ -85,7 +86,8 @@ class Daemon:
             await asyncio.sleep(0.05)
         self._notifier.ready(self._summary())
         self.log.info("ready", version=__version__, mounts=len(self.keepers), pid=os.getpid())
-        await self._notifier.watchdog(lambda: True)
+        # a beat is given by the event loop itself: one that hangs gives none
+        await self._notifier.watchdog(lambda: True, self.metrics.beat)
 
     def _summary(self) -> str:
         working = sum(keeper.phase is Phase.WORKING for keeper in self.keepers.values())
@@ -99,13 +101,7 @@ class Daemon:
     async def _housekeeping(self) -> None:
         while True:
             for keeper in self.keepers.values():
-                mount = keeper.mount
-                if mount is not None:
-                    stuck = mount.pool.stuck()
-                    if mount.metrics.stuck(len(stuck)):
-                        mount.log.error(
-                            "stuck", call=stuck[0][0] if stuck else None, reason="the server does not answer"
-                        )
+                keeper.take_stock()
             self._notifier.status(self._summary())
             await asyncio.sleep(HOUSEKEEPING)
 

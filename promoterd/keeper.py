@@ -3,6 +3,7 @@
 import asyncio
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from enum import StrEnum
 
 import structlog
@@ -56,6 +57,16 @@ class Keeper:
     def mounts_changed(self) -> None:
         """The mount table changed: look whether this concerns us."""
         self._mounts_changed.set()
+
+    def take_stock(self) -> None:
+        """Measure what no event tells: calls that hang, reopenings that wait. No I/O on the mount."""
+        mount = self.mount
+        if mount is None:
+            return
+        stuck = mount.pool.stuck()
+        if mount.metrics.stuck(len(stuck)):
+            mount.log.error("stuck", call=stuck[0][0], seconds=round(stuck[0][1]), reason="the server does not answer")
+        mount.metrics.deferred(len(mount.upper_ledger.deferred()))
 
     async def run(self) -> None:
         """Work whenever the overlay is there, until cancelled."""
@@ -149,7 +160,7 @@ class Keeper:
                 changed.cancel()
                 self._mounts_changed.clear()
                 now = self._find()
-                if now is None or now.identity != overlay.identity:
+                if now is None or not _is_same(now, overlay):
                     raise MountGone(mountpoint=self.policy.mountpoint)
                 worker.mount.overlay = now
             await working
@@ -167,3 +178,11 @@ class Keeper:
                 await self._opener.run(stack.close)
         except TimeoutError:
             self._log.warning("close_abandoned", reason="the mount does not answer")
+
+
+def _is_same(now: Overlay, before: Overlay) -> bool:
+    """Whether it is the same mount with the same options; made read-only for a while it still is (R6)."""
+    writable_again = replace(
+        now, read_only=before.read_only, mount_options=before.mount_options, super_options=before.super_options
+    )
+    return writable_again == before

@@ -1,7 +1,7 @@
 """What belongs to one mount while it is worked on: everything that promotion, activation and recheck share."""
 
 import os
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import ParamSpec, TypeVar
@@ -15,7 +15,7 @@ from promoterd.ledger import Ledger, UpperLedger
 from promoterd.metrics import MountMetrics
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
-from promoterd.paths import display, parent
+from promoterd.paths import display
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, Throttle
 
@@ -79,18 +79,13 @@ class Mounted:
 
         return await self.run(call)
 
-    async def quiet(self, paths: Collection[bytes]) -> list[bytes]:
-        """Stop hearing these directories, and those that hold them: a readdir shows in the parent's watch too (I8).
-
-        Returns what is to be given to :meth:`hear` afterwards.
-        """
-        silenced = sorted({*paths, *(parent(path) for path in paths)})
-        await self.run(self.disarm, silenced)
-        return silenced
+    async def quiet(self, paths: Sequence[bytes]) -> None:
+        """Do not hear these directories until :meth:`hear`: what we read there ourselves is no heat (I8)."""
+        await self.run(self.disarm, paths)
 
     async def hear(self, paths: Sequence[bytes]) -> None:
         """Hear these directories anew; a watch on one that became active had gone dead."""
-        await self.run(self.rearm, [path for path in paths if self.policy.may_promote(path)])
+        await self.run(self.rearm, paths)
 
     def pause(self, reason: str) -> None:
         """Stop all marking on this mount until somebody resumes it."""
@@ -131,8 +126,8 @@ class Mounted:
         assert self.overlay.upper is not None  # noqa: S101 - a marking backend was found fit
         status = os.statvfs(self.overlay.upper)
         limits = self.policy.limits
-        self.metrics.upper_free(status.f_bavail * status.f_frsize, status.f_favail)
         total = status.f_blocks * status.f_frsize
+        self.metrics.upper_free(status.f_bavail * status.f_frsize, status.f_favail, total, status.f_files)
         if status.f_bavail * status.f_frsize < limits.min_free_space.of(total):
             return "the upper file system has less free space than limits.min_free_space"
         if status.f_files and status.f_favail < limits.min_free_inodes.of(status.f_files):

@@ -113,6 +113,6 @@ def _scratch(overlay: Overlay, name: bytes) -> Iterator[None]:
 
 def _counted(metrics: MountMetrics) -> Callable[[DirectoryRecord | None, DirectoryRecord | None], None]:
     def changed(before: DirectoryRecord | None, after: DirectoryRecord | None) -> None:
-        metrics.state_changed(before and before.state, after and after.state)
+        metrics.state_changed(before.state if before else None, after.state if after else None)
 
     return changed

@@ -96,7 +96,7 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
     mount.upper_ledger.begin(path, "promote", "shadow", now)
     mount.book.move_all(closure, State.SHADOWING, now=now, backend=mount.backend.name)
     marked: list[bytes] = []
-    silenced = await mount.quiet(closure)
+    await mount.quiet(closure)
     try:
         await _shadow(mount, plan, progress)
         mount.upper_ledger.step(path, "mark")
@@ -104,7 +104,7 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
     finally:
         if not marked:
             mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
-        await mount.hear([directory for directory in silenced if directory not in marked])
+        await mount.hear([directory for directory in closure if directory not in marked])
     entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
     now = mount.clock()
     for directory in marked:

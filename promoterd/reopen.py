@@ -24,7 +24,7 @@ async def reopen(mount: Mounted, path: bytes) -> list[bytes]:
         raise Deferred(path=show(path), reason=unsafe)
     mount.log.info("reopening", path=show(path), directories=len(chain))
     mount.upper_ledger.begin(path, "reopen", "unmark", mount.clock())
-    silenced = await mount.quiet(chain)
+    await mount.quiet(chain)
     try:
         quiet = 0.0 if overlay.read_only else mount.policy.quiet_period
         await mount.run(mount.backend.reopen, chain, quiet=quiet)
@@ -33,7 +33,7 @@ async def reopen(mount: Mounted, path: bytes) -> list[bytes]:
         raise Deferred(path=show(path), reason=str(busy.fields["reason"])) from busy
     finally:
         mount.upper_ledger.finish(path)
-        await mount.hear(silenced)
+        await mount.hear(chain)
     mount.upper_ledger.undefer(*chain)
     mount.book.forget(chain, reason="reopened")
     mount.metrics.reopened("live")

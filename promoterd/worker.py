@@ -2,7 +2,8 @@
 
 import asyncio
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from promoterd.activating import BACKOFF_MOST, activate
@@ -27,6 +28,9 @@ LOOK_EVERY = 5.0
 _RECHECK_SHARE = 0.25
 _RECHECK_BOUNDS = (0.5, 30.0)
 _DISCOVERY_PAUSE = 0.05
+ARM_AGAIN_EVERY = 600.0
+"""Seconds after which directories that got no watch for want of watches are tried again."""
+_BATCH = 256
 
 
 class Worker:
@@ -42,6 +46,7 @@ class Worker:
         self._look = asyncio.Event()
         self._activation = asyncio.Event()
         self._to_discover: set[bytes] = {b""}
+        self._lost_events = False
         self._discover = asyncio.Event()
         self._promotions: set[asyncio.Task[None]] = set()
 
@@ -59,6 +64,7 @@ class Worker:
         """Events were lost: look at everything anew."""
         self.mount.metrics.overflowed()
         self.mount.log.warning("heat_overflow", reason="the kernel's event queue was full; everything is reconsidered")
+        self._lost_events = True
         self._rediscover(b"")
 
     def appeared(self, path: bytes) -> None:
@@ -96,7 +102,7 @@ class Worker:
         while self.source is not None:
             while self.source.drain():
                 await asyncio.sleep(0)
-            self.mount.metrics.source(self.source.stats(), len(self.tracker))
+            self.mount.metrics.source(self.source.stats(), len(self.tracker), self.tracker.evictions)
             await asyncio.sleep(DRAIN_EVERY)
 
     async def _promote(self) -> None:
@@ -173,6 +179,8 @@ class Worker:
             due = [record.path for record in self.mount.book.in_states(MARKED) if self._is_due(record, now)]
             if due:
                 await recheck(self.mount, due)
+            if self.mount.backend.marks:
+                await self.mount.run(self.mount.free_space_lack)
             await self._recheck_growing(now)
 
     def _is_due(self, record: DirectoryRecord, now: float) -> bool:
@@ -206,11 +214,25 @@ class Worker:
 
     async def _find(self) -> None:
         while True:
-            await self._discover.wait()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._discover.wait(), ARM_AGAIN_EVERY)
             self._discover.clear()
+            await self._arm_again()
             starts, self._to_discover = self._to_discover, set()
             for start in sorted(starts):
                 await self._find_below(start)
+
+    async def _arm_again(self) -> None:
+        """After an overflow every watch may be on a renamed directory; for want of watches some may be missing."""
+        source = self.source
+        if source is None:
+            return
+        if self._lost_events:
+            self._lost_events = False
+            for paths in _batches(source.paths()):
+                await self.mount.run(source.rearm, paths)
+        for paths in _batches(source.refused()):
+            await self.mount.run(source.arm, paths)
 
     async def _find_below(self, start: bytes) -> None:
         mount = self.mount
@@ -239,6 +261,11 @@ class Worker:
     def _is_always(self, path: bytes) -> bool:
         rule = self.mount.policy.rule_for(path)
         return rule is not None and rule.promote == "always"
+
+
+def _batches(paths: Sequence[bytes]) -> Iterator[Sequence[bytes]]:
+    for start in range(0, len(paths), _BATCH):
+        yield paths[start : start + _BATCH]
 
 
 def _stamps(path: bytes, layers: Layers) -> tuple[Stamp, ...]:
