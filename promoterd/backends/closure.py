@@ -7,7 +7,7 @@ and which a later rename replaces by a relative one (the child then shows up emp
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
 from promoterd.errors import Refused
@@ -15,6 +15,7 @@ from promoterd.overlay import beneath, mountinfo, mounts, syscalls, xattrs
 from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
 from promoterd.overlay.watchers import watched_by_others
 from promoterd.paths import ancestors, display, join, show
+from promoterd.provenance import decode
 
 UNLISTED_NAMES = (".snapshot", ".zfs", ".snapshots")
 """Names that file servers resolve without listing them."""
@@ -25,20 +26,15 @@ class TooYoung(Refused):
 
 
 def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: bool, alone: bool = False) -> Plan:
-    """Plan ``path`` and every child directory that is not complete yet, children first.
+    """Plan ``path`` and every child directory that is not complete yet, children first; nothing where it is complete.
 
     ``needs_redirects``: regular files get an absolute redirect, whose length the kernel limits. ``alone`` plans the
     directory without its children. Raises Refused naming the directory that stands in the way, and OSError.
     """
     if not path:
         raise Refused(path="/", reason="the root of a mount cannot be marked", hint="promote directories below it")
-    _refuse_other_mounts(layers, path)
-    for ancestor in ancestors(path):
-        _refuse_renamed(layers, ancestor, path)
-    with beneath.opened(layers.root, path):
-        pass
     plan = Plan(path)
-    waiting = [(path, layers.contributing(path))]
+    waiting = _root_of_closure(layers, path)
     entries = 0
     while waiting:
         directory, contributing = waiting.pop()
@@ -46,10 +42,6 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
         if demands.forbidden is not None:
             raise _refused(path, directory, demands.forbidden)
         _refuse_renamed(layers, directory, path)
-        if not contributing:
-            if directory == path:
-                raise Refused(path=show(path), reason="no lower layer has it: there is nothing to ask the server for")
-            continue
         listing = layers.list_lower(directory, contributing)
         entries += len(listing.entries)
         if entries > terms.max_entries:
@@ -71,7 +63,7 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
             raise _refused(
                 path, children[0], "it is not complete itself, and the rule says `recursive: false`", "promote it first"
             )
-        waiting.extend((child, layers.contributing_below(contributing, child)) for child in children)
+        waiting.extend(_with_layers(layers, contributing, children))
         plan.directories.append(PlannedDirectory(directory, contributing, listing))
     plan.directories.reverse()
     refuse_watched(layers, path, (d.path for d in plan.directories if not terms.of(d.path).ignore_watchers))
@@ -101,6 +93,46 @@ def _refuse_renamed(layers: Layers, directory: bytes, path: bytes) -> None:
             path=show(path),
             reason=f"{show(directory)} was renamed in the upper layer (its redirect says {display(redirect)})",
             hint="rename it back, or exclude it with `promote: never`",
+        )
+
+
+def _root_of_closure(layers: Layers, path: bytes) -> list[tuple[bytes, tuple[int, ...]]]:
+    """The directory itself, with the lower layers that have it, where its mount and its ancestors allow it."""
+    _refuse_other_mounts(layers, path)
+    for ancestor in ancestors(path):
+        _refuse_renamed(layers, ancestor, path)
+        _refuse_opaque(layers, ancestor, path)
+    with beneath.opened(layers.root, path):
+        pass
+    if is_complete(layers, path):
+        return []
+    _refuse_opaque(layers, path, path)
+    contributing = layers.contributing(path)
+    if not contributing:
+        raise Refused(path=show(path), reason="no lower layer has it: there is nothing to ask the server for")
+    return [(path, contributing)]
+
+
+def _with_layers(
+    layers: Layers, contributing: tuple[int, ...], children: Iterable[bytes]
+) -> Iterator[tuple[bytes, tuple[int, ...]]]:
+    for child in children:
+        found = layers.contributing_below(contributing, child)
+        if found:
+            yield child, found
+
+
+def is_complete(layers: Layers, path: bytes) -> bool:
+    """Whether the upper directory carries a mark of ours that was made for this path."""
+    provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
+    return provenance is not None and provenance.is_at(path) and layers.upper_xattr(path, xattrs.OPAQUE) is not None
+
+
+def _refuse_opaque(layers: Layers, directory: bytes, path: bytes) -> None:
+    if layers.upper_xattr(directory, xattrs.OPAQUE) == xattrs.OPAQUE_YES:
+        raise Refused(
+            path=show(path),
+            reason=f"{show(directory)} is opaque in the upper layer: it asks the server for nothing already",
         )
 
 
@@ -213,7 +245,8 @@ def refuse_watched(layers: Layers, path: bytes, directories: Iterable[bytes]) ->
         raise _refused(
             path,
             directory,
-            f"process {', '.join(map(str, sorted(pids)))} watches it (inotify), and the watch would go dead on activation",
+            f"process {', '.join(map(str, sorted(pids)))} watches it (inotify), and the watch would go dead "
+            "on activation",
             "stop that process, or say `watched: ignore` in its rule",
         )
 

@@ -12,6 +12,7 @@ from promoterd.backends.reopening import reopen_upper
 from promoterd.backends.upper import UpperBackend
 from promoterd.overlay import xattrs
 from promoterd.overlay.fitness import Facts, Finding, finalize_findings
+from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
 from promoterd.paths import show
@@ -32,7 +33,8 @@ class FinalizeBackend(UpperBackend):
         """The directory alone: lower is still looked up for its entries, so no child and no redirect is needed."""
         return plan_closure(layers, path, terms, needs_redirects=False, alone=True)
 
-    def _mark(self, layers: Layers, plan: Plan) -> None:
+    def _mark(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
+        del gate
         for directory in plan.directories:
             layers.list_merged(directory.path)
             if layers.upper_xattr(directory.path, xattrs.OPAQUE) != self.mark_value:

@@ -15,8 +15,10 @@ from promoterd.backends.reopening import reopen_upper
 from promoterd.backends.upper import UpperBackend
 from promoterd.overlay import beneath, xattrs
 from promoterd.overlay.fitness import Facts, Finding, marking_findings
+from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
+from promoterd.overlay.shadows import file_stands_alone
 from promoterd.paths import join, show
 
 
@@ -38,17 +40,14 @@ class OpaqueBackend(UpperBackend):
     def _unshadowed(
         self, layers: Layers, directory: PlannedDirectory, upper: dict[str, UpperEntry]
     ) -> list[tuple[str, int]]:
-        """Lower names without an upper entry, and upper files that would look for their data beside themselves.
-
-        A metacopy without a redirect, or with a relative one, finds no data below an opaque directory (EIO).
-        """
+        """Lower names without an upper entry, and upper files that would look for their data beside themselves."""
         work = super()._unshadowed(layers, directory, upper)
         if upper:
             with beneath.opened(layers.upper, directory.path) as opened:
                 work.extend(
                     (name, entry.mode)
                     for name, entry in upper.items()
-                    if stat.S_ISREG(entry.mode) and not _stands_alone(opened, name)
+                    if stat.S_ISREG(entry.mode) and not file_stands_alone(opened, name)
                 )
         return work
 
@@ -69,25 +68,17 @@ class OpaqueBackend(UpperBackend):
             ):
                 raise Busy(path=show(directory.path), reason=f"the child directory {show(child)} appeared in it")
 
-    def _mark(self, layers: Layers, plan: Plan) -> None:
+    def _mark(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
         depth = None
         for directory in sorted(plan.directories, key=lambda planned: -planned.path.count(b"/")):
             level = directory.path.count(b"/")
             if depth is not None and level != depth:
                 layers.sync_upper()
             depth = level
-            with beneath.opened(layers.upper, directory.path) as opened:
+            with gate.opened(directory.path) as opened:
                 xattrs.put(xattrs.descriptor(opened), xattrs.OPAQUE, self.mark_value)
         layers.sync_upper()
 
     def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
         reopen_upper(self.overlay, paths, quiet=quiet)
-
-
-def _stands_alone(directory: int, name: str) -> bool:
-    itself = xattrs.entry(directory, name)
-    redirect = xattrs.get(itself, xattrs.REDIRECT)
-    if redirect is not None and redirect.startswith(b"/"):
-        return True
-    return xattrs.get(itself, xattrs.METACOPY) is None

@@ -3,204 +3,221 @@
 While a directory is opaque, deleting a name leaves no whiteout, and re-creating a directory leaves no ``opaque`` of its
 own: both have to be written before the mark goes. A whiteout made by hand under a directory that is opaque in memory
 makes a later create of that name fail (ESTALE), so all this needs a window in which nobody writes; the gate notices if
-somebody does, and everything is put back.
+somebody does, and the marks are put back. The whiteouts then stay: under a mark they change nothing, and without them
+the names would come back wherever the directory is merged already.
 """
 
+import errno
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from promoterd.backends.base import Busy
 from promoterd.errors import Refused
-from promoterd.overlay import activation, beneath, xattrs
+from promoterd.overlay import activation, beneath, roll, xattrs
 from promoterd.overlay.gate import UpperGate
-from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
+from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.shadows import is_unmodified_shadow
-from promoterd.paths import join, show
-from promoterd.provenance import decode
+from promoterd.overlay.shadows import directory_stands_alone, file_stands_alone, stale_shadows
+from promoterd.paths import ancestors, is_below, show
+from promoterd.provenance import Provenance, decode
 
 TRIES = 20
 """How many reconfigures a reopening may take before the directory counts as held."""
 _PAUSE = 0.05
-_TEMPORARY = ".promoterd-whiteout"
 
 
 @dataclass(slots=True)
 class _Undoing:
-    """One directory on its way back to being merged, with what was written for it."""
+    """One directory on its way back to being merged: by its descriptor, wherever somebody moves it meanwhile."""
 
     path: bytes
+    directory: int
     mark: bytes
     merged: bool
+    names: list[str] = field(default_factory=list)
+    """Names of lower that must not come back when a user deletes them."""
     whiteouts: list[str] = field(default_factory=list)
+    """Those of them that are deleted already."""
     opaques: list[str] = field(default_factory=list)
-    stale: list[str] = field(default_factory=list)
+    """Directories that a user made where lower has one."""
+    stale: list[tuple[str, int]] = field(default_factory=list)
 
 
 def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, quiet: float) -> None:
     """Undo the marks of ``paths``, given top-down, on the live mount.
 
     Nobody may have written there for ``quiet`` seconds, nor until the effect is proven. Raises Busy where somebody did,
-    or where a process holds a directory: the marks are then as before.
+    or where a process holds a directory: the marks are then as before. Raises Refused, before anything is changed.
     """
-    with Layers(overlay) as layers, UpperGate(layers.upper, paths) as gate:
+    with ExitStack() as stack:
+        layers = stack.enter_context(Layers(overlay))
+        gate = stack.enter_context(UpperGate(layers.upper, paths))
         time.sleep(quiet)
         if gate.changed():
             raise Busy(path=show(paths[0]), reason=f"somebody wrote there in the last {quiet:g} s")
-        undoings = [_prepare(layers, path) for path in paths]
-        expected = frozenset(os.fsencode(name) for undoing in undoings for name in [_TEMPORARY, *undoing.whiteouts])
-        try:
-            for undoing in undoings:
-                _unmark(layers, undoing)
-            _prove_merged(layers, undoings)
-            if gate.changed(expected=expected):
-                raise Busy(path=show(paths[0]), reason="somebody wrote there while it was being reopened")
-        except BaseException:
-            _put_back(layers, undoings)
-            raise
+        undoings = [_prepare(layers, path, stack) for path in paths]
         for undoing in undoings:
-            _drop_stale(layers, undoing)
-        activation.reconfigure(overlay)
-        layers.sync_upper()
+            if undoing.merged and activation.mark_in_effect(layers.root, layers.upper, undoing.path) is None:
+                raise Busy(path=show(undoing.path), reason="its upper file system gives no proof of effect (one link)")
+        _undo(layers, undoings, gate)
 
 
 def reopen_unmounted(layers: Layers, paths: Sequence[bytes]) -> None:
-    """Undo the marks of ``paths``, given top-down, in the layers of an overlay that is not mounted anywhere."""
-    for path in paths:
-        undoing = _prepare(layers, path)
-        _unmark(layers, undoing)
-        _drop_stale(layers, undoing)
-    layers.sync_upper()
+    """Undo the marks of ``paths``, given top-down, in the layers of an overlay that is not mounted anywhere.
+
+    Raises Refused, before anything is changed, and OSError.
+    """
+    with ExitStack() as stack:
+        undoings = [_prepare(layers, path, stack) for path in paths]
+        _unmark(layers, undoings, None)
+        for undoing in undoings:
+            _forget(undoing)
+        layers.sync_upper()
 
 
 def finish_interrupted(layers: Layers, path: bytes) -> int:
-    """After a crash in a reopening: take our own whiteouts out again where the mark still stands; how many there were."""
-    if layers.upper_xattr(path, xattrs.OPAQUE) is None:
-        return 0
-    removed = 0
-    with beneath.opened(layers.upper, path) as directory, _times_kept(directory):
-        for name, entry in layers.list_upper(path).items():
-            if entry.whiteout and xattrs.get(xattrs.entry(directory, name), xattrs.OUR_WHITEOUT) is not None:
-                os.unlink(name, dir_fd=directory)
-                removed += 1
-    return removed
+    """After a crash in the reopening of ``path``: finish what was unmarked already; how many directories that were.
+
+    Where a mark still stands it stays, and so do the whiteouts that were written for it. Raises Busy where a process
+    holds one of the directories, or somebody writes there: its mark is then put back.
+    """
+    chain = [*ancestors(path), path]
+    with ExitStack() as stack:
+        undoings = [
+            _take_up(layers, directory, provenance, xattrs.OPAQUE_YES, stack)
+            for directory in chain
+            if layers.upper_xattr(directory, xattrs.OPAQUE) is None
+            and (provenance := decode(layers.upper_xattr(directory, xattrs.PROVENANCE))) is not None
+            and provenance.is_at(directory)
+        ]
+        if undoings:
+            gate = stack.enter_context(UpperGate(layers.upper, [undoing.path for undoing in undoings]))
+            _undo(layers, undoings, gate)
+        else:
+            activation.reconfigure(layers.overlay)
+        return len(undoings)
 
 
-def _prepare(layers: Layers, path: bytes) -> _Undoing:
+def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> None:
+    first = show(undoings[0].path)
+    try:
+        _unmark(layers, undoings, gate)
+        _prove_merged(layers, undoings)
+        changed = gate.changed()
+    except FileNotFoundError as error:
+        _put_back(layers, undoings)
+        raise Busy(path=first, reason="somebody renamed or removed it while it was being reopened") from error
+    except BaseException:
+        _put_back(layers, undoings)
+        raise
+    if changed:
+        _put_back(layers, undoings)
+        raise Busy(path=first, reason="somebody wrote there while it was being reopened")
+    for undoing in undoings:
+        _forget(undoing)
+    layers.sync_upper()
+    activation.reconfigure(layers.overlay)
+
+
+def _prepare(layers: Layers, path: bytes, stack: ExitStack) -> _Undoing:
     mark = layers.upper_xattr(path, xattrs.OPAQUE)
     provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
-    if mark is None or provenance is None:
+    if mark is None or provenance is None or not provenance.is_at(path):
         raise Refused(path=show(path), reason="it carries no mark of ours", hint="`promoterd explain` tells its state")
+    return _take_up(layers, path, provenance, mark, stack)
+
+
+def _take_up(layers: Layers, path: bytes, provenance: Provenance, mark: bytes, stack: ExitStack) -> _Undoing:
+    directory = stack.enter_context(beneath.opened(layers.upper, path, beneath.READ_DIRECTORY))
     contributing = layers.contributing(path)
     listing = layers.list_lower(path, contributing)
     upper = layers.list_upper(path)
-    undoing = _Undoing(path, mark, bool(contributing))
-    undoing.whiteouts = [name for name in listing.entries if name not in upper]
-    for name in listing.directories():
-        above = upper.get(name)
-        if above is not None and stat.S_ISDIR(above.mode) and _is_pure_upper(layers, join(path, os.fsencode(name))):
-            undoing.opaques.append(name)
-    undoing.stale = _stale_shadows(layers, path, contributing, listing, upper, provenance.completed_ns)
-    return undoing
-
-
-def _is_pure_upper(layers: Layers, child: bytes) -> bool:
-    """Whether a user made this directory: without an origin, a redirect or a mark it would merge with lower's."""
-    return all(
-        layers.upper_xattr(child, attribute) is None for attribute in (xattrs.ORIGIN, xattrs.REDIRECT, xattrs.OPAQUE)
+    known: Callable[[str], bool] = listing.entries.__contains__
+    if not provenance.matches_stamps(listing.stamps) and not listing.entries.keys() <= upper.keys():
+        known = _known_at_completion(path, directory, provenance)
+    names = [name for name in listing.entries if name in upper or known(name)]
+    return _Undoing(
+        path,
+        directory,
+        mark,
+        bool(contributing),
+        names,
+        [name for name in names if name not in upper],
+        [name for name in listing.directories() if name in upper and _is_users(directory, name, upper[name].mode)],
+        list(stale_shadows(layers, path, listing, upper, provenance.completed_ns)),
     )
 
 
-def _stale_shadows(  # noqa: PLR0913 - the two listings and where they come from
-    layers: Layers,
-    path: bytes,
-    contributing: tuple[int, ...],
-    listing: LowerListing,
-    upper: dict[str, UpperEntry],
-    completed_ns: int,
-) -> list[str]:
-    """Our shadows that lower has removed or replaced since, and that no user changed."""
-    with beneath.opened(layers.upper, path) as above:
-        return [
-            name
-            for name, entry in upper.items()
-            if is_unmodified_shadow(above, name, entry, completed_ns)
-            and (name not in listing.entries or _was_replaced(layers, path, contributing, above, name))
-        ]
+def _known_at_completion(path: bytes, directory: int, provenance: Provenance) -> Callable[[str], bool]:
+    """Tells a name that a user deleted from one that the server has added since."""
+    hashes = roll.read(directory, provenance.entries)
+    if hashes is None:
+        raise Refused(
+            path=show(path),
+            reason="the server has changed it, and the roll of the names that it had is damaged: what a user deleted "
+            "cannot be told from what is new",
+            hint="unmount the overlay, and remove the directory from the upper layer if it holds nothing of users",
+        )
+    return lambda name: roll.hashed(name) in hashes
 
 
-def _was_replaced(layers: Layers, path: bytes, contributing: tuple[int, ...], above: int, name: str) -> bool:
-    """Whether lower's entry differs in what only the server changes; a changed owner or mode may be the user's."""
-    shadow = os.stat(name, dir_fd=above, follow_symlinks=False)
-    for index in contributing:
-        with beneath.opened(layers.lowers[index], path) as lower:
-            try:
-                now = os.stat(name, dir_fd=lower, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if stat.S_IFMT(now.st_mode) != stat.S_IFMT(shadow.st_mode):
-                return True
-            if stat.S_ISLNK(now.st_mode):
-                return os.readlink(name, dir_fd=lower) != os.readlink(name, dir_fd=above)
-            if (now.st_mode, now.st_uid, now.st_gid) != (shadow.st_mode, shadow.st_uid, shadow.st_gid):
-                return False
-            same = (now.st_size, now.st_mtime_ns, now.st_rdev)
-            return same != (shadow.st_size, shadow.st_mtime_ns, shadow.st_rdev)
-    return True
+def _is_users(directory: int, name: str, mode: int) -> bool:
+    """Whether a user made this directory: without an origin, a redirect or a mark it would merge with lower's."""
+    itself = xattrs.entry(directory, name)
+    return stat.S_ISDIR(mode) and all(
+        xattrs.get(itself, attribute) is None for attribute in (xattrs.ORIGIN, xattrs.REDIRECT, xattrs.OPAQUE)
+    )
 
 
-def _unmark(layers: Layers, undoing: _Undoing) -> None:
-    with beneath.opened(layers.upper, undoing.path) as directory, _times_kept(directory):
-        _write_whiteouts(directory, undoing.whiteouts)
+def _unmark(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate | None) -> None:
+    """First everything that the merged directories rely on, then the marks, each durable before the next (I4)."""
+    for undoing in undoings:
+        _write_whiteouts(undoing, undoing.whiteouts, gate)
         for name in undoing.opaques:
-            xattrs.put(xattrs.entry(directory, name), xattrs.OPAQUE, xattrs.OPAQUE_YES)
+            xattrs.put(xattrs.entry(undoing.directory, name), xattrs.OPAQUE, xattrs.OPAQUE_YES)
+    layers.sync_upper()
+    for undoing in undoings:
+        xattrs.remove(xattrs.descriptor(undoing.directory), xattrs.OPAQUE)
         layers.sync_upper()
-        xattrs.remove(xattrs.descriptor(directory), xattrs.OPAQUE)
-        layers.sync_upper()
 
 
-def _write_whiteouts(directory: int, names: list[str]) -> None:
-    """Hard links of one tagged whiteout, so that each appears at once with its tag and replaces nothing.
-
-    overlayfs itself shares one whiteout inode in the same way (ovl_whiteout, fs/overlayfs/dir.c).
-    """
+def _write_whiteouts(undoing: _Undoing, names: Sequence[str], gate: UpperGate | None = None) -> None:
+    """Whiteouts where there are no names; links to one inode, as overlayfs makes them (ovl_whiteout, dir.c)."""
     if not names:
         return
-    with suppress(FileNotFoundError):
-        os.unlink(_TEMPORARY, dir_fd=directory)
-    os.mknod(_TEMPORARY, stat.S_IFCHR, 0, dir_fd=directory)
-    try:
-        xattrs.put(xattrs.entry(directory, _TEMPORARY), xattrs.OUR_WHITEOUT, b"y")
+    shared = ""
+    with roll.times_kept(undoing.directory):
         for name in names:
-            os.link(_TEMPORARY, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
-    finally:
-        os.unlink(_TEMPORARY, dir_fd=directory)
+            if gate is not None:
+                gate.expect(undoing.path, name)
+            if not (shared and _linked(undoing.directory, shared, name)):
+                os.mknod(name, stat.S_IFCHR, 0, dir_fd=undoing.directory)
+                shared = name
 
 
-@contextmanager
-def _times_kept(directory: int) -> Iterator[None]:
-    """Names that are written or removed behind overlayfs' back must not show in the directory's times (I2)."""
-    itself = xattrs.descriptor(directory)
-    before = os.stat(itself)
+def _linked(directory: int, shared: str, name: str) -> bool:
     try:
-        yield
-    finally:
-        os.utime(itself, ns=(before.st_atime_ns, before.st_mtime_ns))
+        os.link(shared, name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=False)
+    except OSError as error:
+        if error.errno != errno.EMLINK:
+            raise
+        return False
+    return True
 
 
 def _prove_merged(layers: Layers, undoings: Sequence[_Undoing]) -> None:
     waiting = [undoing for undoing in undoings if undoing.merged]
     for _ in range(TRIES):
         activation.reconfigure(layers.overlay)
-        effects = [(undoing, activation.mark_in_effect(layers.root, layers.upper, undoing.path)) for undoing in waiting]
-        unproven = [undoing for undoing, effect in effects if effect is None]
-        if unproven:
-            raise Busy(path=show(unproven[0].path), reason="this upper file system gives no proof of effect (one link)")
-        waiting = [undoing for undoing, effect in effects if effect]
+        waiting = [
+            undoing
+            for undoing in waiting
+            if activation.mark_in_effect(layers.root, layers.upper, undoing.path) is not False
+        ]
         if not waiting:
             return
         time.sleep(_PAUSE)
@@ -208,27 +225,43 @@ def _prove_merged(layers: Layers, undoings: Sequence[_Undoing]) -> None:
 
 
 def _put_back(layers: Layers, undoings: Sequence[_Undoing]) -> None:
-    """Marks as before, children first, and nothing of ours left."""
+    """Marks as before, children first.
+
+    In a directory that was merged for a moment somebody may have made what a mark would break. It stays merged, and so
+    do the directories above it; what was deleted there before it was merged gets its whiteout now.
+    """
+    merged: list[_Undoing] = []
     for undoing in reversed(undoings):
-        with beneath.opened(layers.upper, undoing.path) as directory, _times_kept(directory):
-            xattrs.put(xattrs.descriptor(directory), xattrs.OPAQUE, undoing.mark)
-            for name in undoing.whiteouts:
-                _unlink_our_whiteout(directory, name)
-            for name in undoing.opaques:
-                xattrs.remove(xattrs.entry(directory, name), xattrs.OPAQUE)
+        if _has_what_a_mark_breaks(undoing) or any(is_below(other.path, undoing.path) for other in merged):
+            merged.append(undoing)
+            upper = set(os.listdir(undoing.directory))
+            _write_whiteouts(undoing, [name for name in undoing.names if name not in upper])
+        else:
+            xattrs.put(xattrs.descriptor(undoing.directory), xattrs.OPAQUE, undoing.mark)
+    for undoing in merged:
+        _forget(undoing)
     layers.sync_upper()
     activation.reconfigure(layers.overlay)
 
 
-def _unlink_our_whiteout(directory: int, name: str) -> None:
-    with suppress(FileNotFoundError):
-        if xattrs.get(xattrs.entry(directory, name), xattrs.OUR_WHITEOUT) is not None:
-            os.unlink(name, dir_fd=directory)
+def _has_what_a_mark_breaks(undoing: _Undoing) -> bool:
+    with os.scandir(undoing.directory) as found:
+        for item in found:
+            if item.is_dir(follow_symlinks=False):
+                alone = directory_stands_alone(undoing.directory, item.name)
+            else:
+                alone = not item.is_file(follow_symlinks=False) or file_stands_alone(undoing.directory, item.name)
+            if not alone:
+                return True
+    return False
 
 
-def _drop_stale(layers: Layers, undoing: _Undoing) -> None:
-    with beneath.opened(layers.upper, undoing.path) as directory, _times_kept(directory):
-        for name in undoing.stale:
+def _forget(undoing: _Undoing) -> None:
+    """What only a mark needs: stale shadows of ours, the roll and the provenance."""
+    with roll.times_kept(undoing.directory):
+        for name, ctime_ns in undoing.stale:
             with suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=directory)
-        xattrs.remove(xattrs.descriptor(directory), xattrs.PROVENANCE)
+                if os.stat(name, dir_fd=undoing.directory, follow_symlinks=False).st_ctime_ns == ctime_ns:
+                    os.unlink(name, dir_fd=undoing.directory)
+        roll.remove(undoing.directory)
+    xattrs.remove(xattrs.descriptor(undoing.directory), xattrs.PROVENANCE)

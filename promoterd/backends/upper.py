@@ -5,10 +5,11 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
-from promoterd.overlay import beneath, copyup, mounts, xattrs
+from promoterd.overlay import beneath, copyup, mounts, roll, xattrs
 from promoterd.overlay.activation import mark_in_effect
 from promoterd.overlay.ancestors import adopt_ancestors
 from promoterd.overlay.gate import UpperGate
@@ -20,6 +21,9 @@ from promoterd.provenance import Provenance, decode
 
 PASSES = 8
 """How often a directory that keeps changing is verified again before it counts as busy."""
+_CLOCK_REALTIME_COARSE = 5  # include/uapi/linux/time.h
+_TICK = 0.02
+"""Seconds after which the kernel's coarse clock, which stamps inodes, has moved on (HZ is 100 or more)."""
 
 
 class UpperBackend(Backend):
@@ -52,18 +56,19 @@ class UpperBackend(Backend):
     def complete(self, plan: Plan) -> list[bytes]:
         """Passes over the closure until one finds nothing to do and no change, then make it durable and mark it."""
         paths = [directory.path for directory in plan.directories]
-        with Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
-            for _ in range(PASSES):
-                gate.changed()
-                if not self._verify(layers, plan):
-                    continue
-                self._write_provenance(layers, plan)
-                layers.sync_upper()
-                if not gate.changed():
-                    break
-            else:
-                raise Busy(path=show(plan.path), reason=f"still changing after {PASSES} passes")
-            self._mark(layers, plan)
+        if not paths:
+            return []
+        try:
+            with Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
+                try:
+                    self._write_rolls(plan, gate)
+                    self._settle(layers, plan, gate)
+                    self._mark(layers, plan, gate)
+                except BaseException:
+                    _forget_unmarked(layers, plan)
+                    raise
+        except FileNotFoundError as error:
+            raise Busy(path=show(plan.path), reason="a directory in it was removed or renamed") from error
         return paths
 
     def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
@@ -79,8 +84,22 @@ class UpperBackend(Backend):
         return OnDisk(MarkState.OURS, provenance, self._in_effect(layers, path))
 
     @abstractmethod
-    def _mark(self, layers: Layers, plan: Plan) -> None:
+    def _mark(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
         """Mark the plan's directories, children first; each level is durable before the next."""
+
+    def _settle(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
+        """Pass over the closure until nothing is left to do, nobody changes it, and all of it is durable."""
+        for _ in range(PASSES):
+            time.sleep(_TICK)
+            gate.changed()
+            began = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
+            if not self._verify(layers, plan):
+                continue
+            self._write_provenance(layers, plan, began)
+            layers.sync_upper()
+            if not gate.changed():
+                return
+        raise Busy(path=show(plan.path), reason=f"still changing after {PASSES} passes")
 
     def _in_effect(self, layers: Layers, path: bytes) -> bool | None:
         try:
@@ -131,12 +150,10 @@ class UpperBackend(Backend):
                 clean = False
                 continue
             self._check_children(layers, plan, directory, upper)
-            visible = {name for name, entry in upper.items() if not entry.whiteout}
-            if set(layers.list_merged(directory.path)) != visible:
-                clean = False
-                continue
             if layers.stamps(directory.path, directory.layers) != directory.listing.stamps:
                 raise Busy(path=show(plan.path), reason=f"the server changed {show(directory.path)}")
+            visible = {name for name, entry in upper.items() if not entry.whiteout}
+            clean = clean and set(layers.list_merged(directory.path)) == visible
         return clean
 
     def _check_children(
@@ -144,7 +161,17 @@ class UpperBackend(Backend):
     ) -> None:
         """Raise Busy where a child directory does not allow the mark."""
 
-    def _write_provenance(self, layers: Layers, plan: Plan) -> None:
+    def _write_rolls(self, plan: Plan, gate: UpperGate) -> None:
+        """Write down each directory's names, for a reopening. The directory's times stay, or show others' changes."""
+        for directory in plan.directories:
+            with gate.opened(directory.path) as opened, roll.times_kept(opened):
+                roll.write(opened, directory.listing.entries)
+        for path in gate.changes():
+            with gate.opened(path) as opened:
+                itself = xattrs.descriptor(opened)
+                os.utime(itself, ns=(os.stat(itself).st_atime_ns, time.time_ns()))
+
+    def _write_provenance(self, layers: Layers, plan: Plan, began_ns: int) -> None:
         identities = [mounts.lower_identity(layer) for layer in self.overlay.lowers]
         for directory in plan.directories:
             record = Provenance.of(
@@ -152,8 +179,19 @@ class UpperBackend(Backend):
                 directory.path,
                 [identities[index] for index in directory.layers],
                 directory.listing.stamps,
-                time.time_ns(),
+                began_ns,
                 len(directory.listing.entries),
             )
             with beneath.opened(layers.upper, directory.path) as opened:
                 xattrs.put(xattrs.descriptor(opened), xattrs.PROVENANCE, record.encode())
+
+
+def _forget_unmarked(layers: Layers, plan: Plan) -> None:
+    """After a failure: what was written beside marks that were not set."""
+    for directory in plan.directories:
+        with suppress(OSError), beneath.opened(layers.upper, directory.path) as opened:
+            itself = xattrs.descriptor(opened)
+            if xattrs.get(itself, xattrs.OPAQUE) is None:
+                xattrs.remove(itself, xattrs.PROVENANCE)
+                with roll.times_kept(opened):
+                    roll.remove(opened)

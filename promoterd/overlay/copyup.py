@@ -1,6 +1,6 @@
 """Triggers: system calls through the overlay that copy an entry's metadata up and change nothing that a reader sees.
 
-``chown`` is no trigger: it strips set-id bits and file capabilities. Measured on Linux 6.18, see ``docs/how-it-works.md``.
+``chown`` is no trigger: it strips set-id bits and file capabilities (measured, see ``docs/how-it-works.md``).
 """
 
 import errno
@@ -51,8 +51,7 @@ def explain_failure(error: OSError, directory: bytes, name: str) -> Refused | No
             "chattr -ia it on the server, or exclude the directory",
         ),
         errno.EXDEV: (
-            f"{entry} cannot be linked into the scratch directory: its path is longer than the overlay module's "
-            "redirect_max, or project quotas separate the two",
+            f"{entry} cannot be linked: its path is longer than redirect_max, or project quotas stand in the way",
             "raise /sys/module/overlay/parameters/redirect_max, or give the upper layer one project id",
         ),
         errno.EOVERFLOW: (

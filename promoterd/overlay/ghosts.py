@@ -48,7 +48,8 @@ def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
 
     Raises OSError.
     """
-    ours, kept = [], []
+    ours: list[bytes] = []
+    kept: list[bytes] = []
     for found, is_ours in _upper_tree(layers, path):
         (ours if is_ours else kept).append(found)
     if not kept:

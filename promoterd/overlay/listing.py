@@ -8,7 +8,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
@@ -71,11 +71,13 @@ class UpperEntry:
 class Layers:
     """Descriptors of an overlay's roots for one piece of work; use as a context manager and do not keep it open (R16).
 
-    Raises MountGone where the overlay is not the one that ``overlay`` describes.
+    Raises MountGone where the overlay is not the one that ``overlay`` describes. With ``mounted=False`` only the layers
+    are opened, for work on an overlay that is not mounted.
     """
 
-    def __init__(self, overlay: Overlay) -> None:
+    def __init__(self, overlay: Overlay, *, mounted: bool = True) -> None:
         self.overlay = overlay
+        self.mounted = mounted
         self._stack = ExitStack()
         self.root = -1
         self.upper = -1
@@ -83,8 +85,9 @@ class Layers:
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            self.root = beneath.open_mount_root(self.overlay.mountpoint, self.overlay.device)
-            stack.callback(os.close, self.root)
+            if self.mounted:
+                self.root = beneath.open_mount_root(self.overlay.mountpoint, self.overlay.device)
+                stack.callback(os.close, self.root)
             if self.overlay.upper is not None:
                 self.upper = beneath.open_root(self.overlay.upper)
                 stack.callback(os.close, self.upper)
@@ -147,12 +150,12 @@ class Layers:
         return tuple(found)
 
     def list_lower(self, path: bytes, layers: tuple[int, ...]) -> LowerListing:
-        """Read the lower directories at ``path``, in readdir order with the attributes of each entry. Raises OSError."""
+        """Read the lower directories at ``path``, in readdir order with each entry's attributes. Raises OSError."""
         stamps = []
         listing = LowerListing(())
         hidden: set[str] = set()
         for index in layers:
-            with beneath.opened(self.lowers[index], path, beneath.READ_DIRECTORY) as directory:
+            with _opened_to_read(self.lowers[index], path) as directory:
                 stamps.append(stamp(directory))
                 _read_lower(directory, listing, hidden)
         listing.stamps = tuple(stamps)
@@ -172,14 +175,14 @@ class Layers:
     def list_upper(self, path: bytes) -> dict[str, UpperEntry]:
         """The upper directory's names; empty where there is no upper directory."""
         try:
-            with beneath.opened(self.upper, path, beneath.READ_DIRECTORY) as directory:
+            with _opened_to_read(self.upper, path) as directory:
                 return dict(_read_upper(directory))
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def list_merged(self, path: bytes) -> list[str]:
         """The names that an application sees: a readdir through the overlay."""
-        with beneath.opened(self.root, path, beneath.READ_DIRECTORY) as directory:
+        with _opened_to_read(self.root, path) as directory:
             return os.listdir(directory)
 
     def sync_upper(self) -> None:
@@ -194,6 +197,19 @@ class Layers:
                 return xattrs.get(xattrs.descriptor(directory), attribute)
         except (FileNotFoundError, NotADirectoryError):
             return None
+
+
+@contextmanager
+def _opened_to_read(root: int, path: bytes) -> Iterator[int]:
+    """A directory to be listed; what lists it for itself leaves its access time alone (I2)."""
+    try:
+        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
+    except PermissionError:  # not ours, and without CAP_FOWNER (open(2), O_NOATIME)
+        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None:

@@ -39,28 +39,38 @@ def _ways(pid: bytes, absolute: bytes) -> set[str]:
         return target == absolute or target.startswith(inside)
 
     for link in _LINKS:
-        try:
-            if holds(os.readlink(b"/proc/%s/%s" % (pid, link.encode()))):
-                ways.add(link)
-        except OSError:
-            continue
+        if holds(_target(b"/proc/%s/%s" % (pid, link.encode()))):
+            ways.add(link)
+    descriptors = b"/proc/%s/fd/" % pid
+    if any(holds(_target(descriptors + number)) for number in _listed(descriptors)):
+        ways.add("fd")
+    if any(map(holds, _mapped(pid))):
+        ways.add("map")
+    return ways
+
+
+def _target(link: bytes) -> bytes:
+    """Where a link of /proc leads; empty where that cannot be seen any more."""
     try:
-        for descriptor in os.listdir(b"/proc/%s/fd" % pid):
-            try:
-                if holds(os.readlink(b"/proc/%s/fd/%s" % (pid, descriptor))):
-                    ways.add("fd")
-                    break
-            except OSError:
-                continue
+        return os.readlink(link).removesuffix(b" (deleted)")
     except OSError:
-        pass
+        return b""
+
+
+def _listed(directory: bytes) -> list[bytes]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _mapped(pid: bytes) -> list[bytes]:
+    """The files that a process has mapped."""
     try:
         with open(b"/proc/%s/maps" % pid, "rb") as maps:
-            if any(holds(_unescape(line.split(None, 5)[-1].rstrip(b"\n"))) for line in maps if b"/" in line):
-                ways.add("map")
+            return [_unescape(line.split(None, 5)[-1].rstrip(b"\n")) for line in maps if b"/" in line]
     except OSError:
-        pass
-    return ways
+        return []
 
 
 def _unescape(path: bytes) -> bytes:
