@@ -129,3 +129,16 @@ class InstanceLimitReached(PromoterdError):
 
     exit_code = 14
     default_hint = "raise fs.inotify.max_user_instances (or LimitNOFILE, where file descriptors are what is short)"
+
+
+class InternalError(PromoterdError):
+    """Internal error: {what}."""
+
+    exit_code = 70
+    default_hint = "please report it, with what PROMOTERD_DEBUG=1 shows"
+
+
+class Interrupted(PromoterdError):
+    """Interrupted: {what}."""
+
+    exit_code = 130
