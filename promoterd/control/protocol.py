@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     ValidationError,
     model_validator,
 )
@@ -56,7 +57,7 @@ Command = Literal["status", "top", "promote", "reopen", "explain", "pause", "res
 
 _OPTIONS: dict[Command, frozenset[str]] = {
     "status": frozenset({"path"}),
-    "top": frozenset({"path"}),
+    "top": frozenset({"path", "limit"}),
     "promote": frozenset({"path", "recursive"}),
     "reopen": frozenset({"path", "all"}),
     "explain": frozenset({"path"}),
@@ -79,6 +80,8 @@ class Request(BaseModel):
     """promote: with every directory below that policy allows."""
     all: bool = False
     """reopen: every directory of the mount; without it, the one at ``path``."""
+    limit: int = Field(default=20, ge=1, le=10_000)
+    """top: so many directories."""
 
     @model_validator(mode="after")
     def _only_what_the_command_knows(self) -> Self:
