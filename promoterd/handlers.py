@@ -14,7 +14,7 @@ from promoterd.mounted import Mounted
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import display, relative_to_mount, show
 from promoterd.promotion import Outcome, Promotion
-from promoterd.reopen import reopen, reopen_all
+from promoterd.reopen import reopen_all, reopen_wanted
 from promoterd.states import State
 from promoterd.wanted import promote_wanted
 
@@ -38,8 +38,8 @@ class Handlers:
         }
 
     async def status(self, request: Request, progress: Progress) -> dict[str, Any]:
-        """Every mount with its phase, backend, counts of states, and what waits or failed."""
-        del request, progress
+        """Every mount, or one, with its phase, backend, counts of states, and what waits or failed."""
+        del progress
         daemon = self._daemon
         return {
             "version": __version__,
@@ -47,7 +47,7 @@ class Handlers:
             "kernel": os.uname().release,
             "uptime_seconds": time.time() - daemon.started,
             "policy": daemon.policy_file,
-            "mounts": [self._status_of(keeper) for keeper in daemon.keepers.values()],
+            "mounts": [self._status_of(keeper) for keeper in self._chosen(request.path)],
         }
 
     def _status_of(self, keeper: Keeper) -> dict[str, Any]:
@@ -92,10 +92,10 @@ class Handlers:
                     "heat": round(heat, 2),
                     "state": keeper.mount.book.state(path).value,
                 }
-                for path, heat in keeper.worker.tracker.hottest(_TOP, now)
+                for path, heat in keeper.worker.tracker.hottest(request.limit, now)
             )
         rows.sort(key=lambda row: -float(row["heat"]))
-        return {"directories": rows[:_TOP]}
+        return {"directories": rows[: request.limit]}
 
     async def promote(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Promote one directory now, or everything below it that policy allows."""
@@ -115,7 +115,7 @@ class Handlers:
             keepers = self._chosen(request.path)
             return await self._reopen_all([_working(keeper) for keeper in keepers])
         keeper, path = self._locate(request.path)
-        return {"reopened": [show(found) for found in await reopen(_working(keeper), path)], "deferred": []}
+        return {"reopened": [show(found) for found in await reopen_wanted(_working(keeper), path)], "deferred": []}
 
     async def _reopen_all(self, mounts: list[Mounted]) -> dict[str, Any]:
         reopened, deferred = [], []

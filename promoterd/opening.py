@@ -36,10 +36,12 @@ def opened_mount(  # noqa: PLR0913 - what a mount is made of
     metrics: Metrics,
     log: structlog.typing.FilteringBoundLogger,
     clock: Callable[[], float],
+    writing: bool = True,
 ) -> Iterator[Mounted]:
     """Everything that work on one mount needs, undone at the end: the lock given back, the scratch directory removed.
 
-    Blocks, and may wait for the server. Raises UnfitMount, AlreadyLocked, Refused, NotPermitted, OSError.
+    Without ``writing`` there is neither, and nothing on the mount may be changed. Blocks, and may wait for the server.
+    Raises UnfitMount, AlreadyLocked, Refused, NotPermitted, OSError.
     """
     chosen, reason = choose_backend(overlay, policy)
     log = log.bind(mount=display(overlay.mountpoint))
@@ -47,11 +49,15 @@ def opened_mount(  # noqa: PLR0913 - what a mount is made of
         upper_id = f"observed:{display(overlay.mountpoint)}"
         if chosen.marks:
             assert overlay.upper is not None  # noqa: S101 - a marking backend was found fit
-            stack.enter_context(WriterLock(overlay.upper))
-            upper_id = identify_upper(overlay.upper)
-            stack.enter_context(_scratch(overlay, policy.scratch_bytes))
-        now = clock()
-        upper = ledger.see_upper(upper_id, overlay.mountpoint, overlay.layers, now)
+            if writing:
+                stack.enter_context(WriterLock(overlay.upper))
+                upper_id = identify_upper(overlay.upper)
+                stack.enter_context(_scratch(overlay, policy.scratch_bytes))
+            else:
+                upper_id = known_upper(overlay.upper) or upper_id
+        if writing:
+            ledger.see_upper(upper_id, overlay.mountpoint, overlay.layers, clock())
+        upper = ledger.upper(upper_id)
         mount_metrics = metrics.of(display(overlay.mountpoint), chosen.name)
         pool = Pool(display(overlay.mountpoint), policy.limits.concurrency + _SPARE_WORKERS, policy.limits.stuck_after)
         stack.callback(pool.close)
@@ -67,7 +73,7 @@ def opened_mount(  # noqa: PLR0913 - what a mount is made of
             metrics=mount_metrics,
             log=log,
             clock=clock,
-            paused=upper.paused or (RETIRED if upper.retired else None),
+            paused=None if upper is None else upper.paused or (RETIRED if upper.retired else None),
         )
 
 
@@ -85,18 +91,28 @@ def identify_upper(upper: bytes) -> str:
 
     Raises NotPermitted, OSError.
     """
+    known = known_upper(upper)
+    if known is not None:
+        return known
+    fresh = str(uuid.uuid4())
     root = beneath.open_root(upper)
     try:
-        itself = xattrs.descriptor(root)
-        found = xattrs.get(itself, xattrs.UPPER_ID)
-        if found is None:
-            found = str(uuid.uuid4()).encode()
-            xattrs.put(itself, xattrs.UPPER_ID, found)
-        return found.decode("ascii", "replace")
+        xattrs.put(xattrs.descriptor(root), xattrs.UPPER_ID, fresh.encode())
     except PermissionError as error:
         raise NotPermitted(needed="CAP_SYS_ADMIN, to write trusted extended attributes") from error
     finally:
         os.close(root)
+    return fresh
+
+
+def known_upper(upper: bytes) -> str | None:
+    """The id on an upper layer's root; None where there is none, or none that this process may see. Raises OSError."""
+    root = beneath.open_root(upper)
+    try:
+        found = xattrs.get(xattrs.descriptor(root), xattrs.UPPER_ID)
+    finally:
+        os.close(root)
+    return None if found is None else found.decode("ascii", "replace")
 
 
 @contextmanager

@@ -40,6 +40,17 @@ async def reopen(mount: Mounted, path: bytes) -> list[bytes]:
     return chain
 
 
+async def reopen_wanted(mount: Mounted, path: bytes) -> list[bytes]:
+    """As :func:`reopen`, asked for by hand: what cannot be done live is noted, to be done when it can."""
+    try:
+        reopened = await reopen(mount, path)
+    except Deferred as deferred:
+        reason = str(deferred.fields.get("reason", deferred.message))
+        await mount.run(mount.upper_ledger.defer, path, reason, mount.clock())
+        raise
+    return reopened
+
+
 def why_not_live(mount: Mounted, chain: Sequence[bytes]) -> str | None:
     """Why these directories must not be reopened under a writable mount; None where policy says that nobody writes."""
     for directory in chain:

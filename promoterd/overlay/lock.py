@@ -3,7 +3,7 @@
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -121,20 +121,52 @@ def second_users(overlay: Overlay) -> list[str]:
     The kernel only warns of that unless index=on (ovl_get_upper, fs/overlayfs/super.c). The same superblock in another
     place is the same overlay. What runs in a namespace that may not be looked at is left out.
     """
-    ours = {path: _inode(path) for path in (overlay.upper, overlay.work) if path is not None}
-    defaults = ModuleDefaults.read()
+    ours = [path for path in (overlay.upper, overlay.work) if path is not None]
     found: dict[tuple[int, int], str] = {}
+    for pid, other in _overlays_everywhere():
+        if other.device != overlay.device:
+            _note_users(ours, pid, other, (other.upper, other.work), found)
+    return sorted(found.values())
+
+
+def users_of(directory: bytes) -> list[str]:
+    """Overlays, of any mount namespace that a process lives in, that have a directory as a layer, upper or lower.
+
+    One that was mounted with a relative path counts if that could mean the directory. One that was detached from its
+    mount point while in use (``umount -l``) is in no mount table, and cannot be found.
+    """
+    found: dict[tuple[int, int], str] = {}
+    for pid, other in _overlays_everywhere():
+        relative = any(
+            not path.startswith(b"/") and (b"/" + directory).endswith(b"/" + path.removeprefix(b"./"))
+            for path in other.layers
+        )
+        if relative:
+            found.setdefault(
+                other.device, f"the overlay at {display(other.mountpoint)}{_whose(pid)}, by a relative path"
+            )
+        _note_users([directory], pid, other, other.layers, found)
+    return sorted(found.values())
+
+
+def _overlays_everywhere() -> Iterator[tuple[str, Overlay]]:
+    """Overlays with a process that sees them."""
+    defaults = ModuleDefaults.read()
     for pid in _one_process_per_namespace():
         with contextlib.suppress(OSError):
             for entry in mountinfo.read(pid):
-                if entry.fstype != "overlay" or entry.device == overlay.device or entry.device in found:
-                    continue
-                other = overlay_of(entry, defaults)
-                for path in (other.upper, other.work):
-                    shared = None if path is None else _shared(path, pid, ours)
-                    if shared is not None:
-                        found[entry.device] = f"the overlay at {display(entry.mountpoint)}{_whose(pid)}, on {shared}"
-    return sorted(found.values())
+                if entry.fstype == "overlay":
+                    yield pid, overlay_of(entry, defaults)
+
+
+def _note_users(
+    ours: Sequence[bytes], pid: str, other: Overlay, paths: Iterable[bytes | None], found: dict[tuple[int, int], str]
+) -> None:
+    inodes = {path: _inode(path) for path in ours}
+    for path in paths:
+        shared = None if path is None or other.device in found else _shared(path, pid, inodes)
+        if shared is not None:
+            found[other.device] = f"the overlay at {display(other.mountpoint)}{_whose(pid)}, on {shared}"
 
 
 def _shared(path: bytes, pid: str, ours: dict[bytes, tuple[int, int] | None]) -> str | None:

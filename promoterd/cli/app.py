@@ -1,0 +1,227 @@
+"""The commands and their options. Each imports what it needs when it is called, so that the service stays small."""
+
+from typing import Annotated
+
+import typer
+
+from promoterd import __version__
+
+app = typer.Typer(
+    name="promoterd",
+    help="Keeps the hot directories of a live NFS-backed overlay complete in local storage.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, errors too.")]
+Config = Annotated[
+    str | None,
+    typer.Option(
+        "--config",
+        "-c",
+        envvar="PROMOTERD_CONFIG",
+        metavar="FILE",
+        help="The policy.  [default: /etc/promoterd/policy.yaml]",
+        show_default=False,
+    ),
+]
+Socket = Annotated[
+    str | None,
+    typer.Option(
+        "--socket",
+        metavar="PATH",
+        help="The daemon's control socket.  [default: as the policy says]",
+        show_default=False,
+    ),
+]
+SomeMount = Annotated[
+    str | None, typer.Argument(metavar="[MOUNT]", help="One mount point; every one if there is none.")
+]
+Directory = Annotated[
+    str, typer.Argument(metavar="PATH", help="A directory on a mount: absolute, or relative to where you are.")
+]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from promoterd.cli.output import say
+
+        say(f"promoterd {__version__}\n")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def run(config: Config = None) -> None:
+    """Run the daemon in the foreground until SIGTERM; SIGHUP reads the policy again."""
+    from promoterd.cli.service import run_daemon
+
+    run_daemon(config)
+
+
+@app.command()
+def check(
+    file: Annotated[
+        str,
+        typer.Argument(metavar="[FILE]", envvar="PROMOTERD_CONFIG", help="The policy to check."),
+    ] = "/etc/promoterd/policy.yaml",
+    as_json: Json = False,
+) -> None:
+    """Check a policy file, and print it with everything that it leaves unsaid."""
+    from promoterd.cli.checking import check_policy
+
+    check_policy(file, as_json=as_json)
+
+
+@app.command()
+def doctor(mount: SomeMount = None, as_json: Json = False) -> int:
+    """Say which backends each mount is fit for, why not, and what to mount instead."""
+    from promoterd.cli.checking import examine_mounts
+
+    return examine_mounts(mount, as_json=as_json)
+
+
+@app.command()
+def status(mount: SomeMount = None, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Show each mount: how many directories are in which state, what waits, what failed and why."""
+    from promoterd.cli import asking
+
+    asking.status(asking.Daemon(config, socket), mount, as_json=as_json)
+
+
+@app.command()
+def top(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    mount: SomeMount = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=10_000, help="How many directories.")] = 20,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show it anew until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="How often, with --watch.")] = 2.0,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Show the hottest directories."""
+    from promoterd.cli import asking
+
+    again = interval if watch else None
+    asking.top(asking.Daemon(config, socket), mount, limit=limit, again=again, as_json=as_json)
+
+
+@app.command()
+def promote(
+    path: Directory,
+    recursive: Annotated[
+        bool, typer.Option("--recursive", "-r", help="Or else every directory below it that the policy allows.")
+    ] = False,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> int:
+    """Complete a directory now, whatever its heat; through the daemon, or without one by itself."""
+    from promoterd.cli.asking import Daemon
+    from promoterd.cli.promoting import promote_path
+
+    return promote_path(Daemon(config, socket), path, recursive=recursive, as_json=as_json)
+
+
+@app.command()
+def reopen(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    path: Annotated[
+        str | None,
+        typer.Argument(metavar="[PATH]", help="A directory on a mount; with --all a mount; with --offline see there."),
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that is complete on a mount, or everywhere.")] = False,
+    offline: Annotated[
+        bool,
+        typer.Option("--offline", help="In layers that are not mounted; PATH then begins at the root of the mount."),
+    ] = False,
+    upper: Annotated[
+        str | None, typer.Option(metavar="DIR", help="With --offline: the upper layer.", show_default=False)
+    ] = None,
+    lower: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --offline: a lower layer, the topmost first.  [default: those it had last]",
+            show_default=False,
+        ),
+    ] = None,
+    deferred: Annotated[
+        bool, typer.Option("--deferred", help="With --offline: every reopening that had to wait for this.")
+    ] = False,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> int:
+    """Undo the completion of a directory: it is merged with the server's again, its complete parents too."""
+    from promoterd.cli import reopening
+    from promoterd.cli.asking import Daemon
+
+    wanted = reopening.Wanted(path, everything=everything, deferred=deferred)
+    if offline:
+        return reopening.reopen_offline(wanted, upper, lower, config, as_json=as_json)
+    reopening.refuse_offline_options(upper=upper, lower=lower, deferred=deferred)
+    return reopening.reopen_path(Daemon(config, socket), wanted, as_json=as_json)
+
+
+@app.command()
+def explain(path: Directory, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Say which rule governs a directory, its heat and state, and what keeps it from the next one."""
+    from promoterd.cli.asking import Daemon
+    from promoterd.cli.explaining import explain_path
+
+    explain_path(Daemon(config, socket), path, as_json=as_json)
+
+
+@app.command()
+def pause(mount: SomeMount = None, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Promote nothing until `resume`; what is complete stays so."""
+    from promoterd.cli import asking
+
+    asking.pause(asking.Daemon(config, socket), mount, as_json=as_json)
+
+
+@app.command()
+def resume(mount: SomeMount = None, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Go on after `pause`, `retire` or the trip wire."""
+    from promoterd.cli import asking
+
+    asking.resume(asking.Daemon(config, socket), mount, as_json=as_json)
+
+
+@app.command()
+def retire(
+    mount: Annotated[str, typer.Argument(help="The mount point.")],
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> int:
+    """Undo every completion on a mount and promote nothing more there; what is not safe now waits for --offline."""
+    from promoterd.cli import asking
+
+    return asking.retire(asking.Daemon(config, socket), mount, as_json=as_json)
+
+
+@app.command()
+def reload(config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
+    """Make the daemon read its policy again; it keeps the old one where the new one is bad."""
+    from promoterd.cli import asking
+
+    asking.reload(asking.Daemon(config, socket), as_json=as_json)
+
+
+@app.command()
+def demo(as_json: Json = False) -> int:
+    """Show it all on a file system that counts what it is asked; changes nothing on this machine."""
+    from promoterd.cli.checking import run_demonstration
+
+    return run_demonstration(as_json=as_json)

@@ -1,0 +1,118 @@
+"""Where the command line begins and ends: whatever happens becomes one message, a way out and an exit code."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NoReturn
+
+import typer
+
+from promoterd.cli.app import app
+from promoterd.cli.output import OutputClosed, say_json, warn
+from promoterd.errors import InternalError, Interrupted, NotPermitted, PromoterdError, UsageError
+from promoterd.paths import display
+
+CLOSED = 141
+"""What a shell reports for a program that SIGPIPE ended."""
+# typer carries click along since 0.26, and needed the package before: the base class is found on what typer exports
+_TyperUsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
+
+
+def main() -> NoReturn:
+    """The program."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed by whoever started us
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
+        else:
+            stream.reconfigure(errors="backslashreplace")
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run one command; its exit code."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    as_json = "--json" in options
+    try:
+        done = typer.main.get_command(app).main(list(arguments), prog_name="promoterd", standalone_mode=False)
+    except OutputClosed:
+        _detach_stdout()
+        return CLOSED
+    except BaseException as error:  # noqa: BLE001 - no traceback reaches a user
+        return _report(error, as_json=as_json)
+    if done == Interrupted.exit_code:
+        return _report(KeyboardInterrupt(), as_json=as_json)
+    return done if isinstance(done, int) else 0
+
+
+def _report(error: BaseException, *, as_json: bool) -> int:
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else 1
+    if os.environ.get("PROMOTERD_DEBUG"):
+        warn("".join(traceback.format_exception(error)).rstrip())
+    problem = explain(error)
+    if as_json:
+        from promoterd.control.protocol import error_to_message
+
+        try:
+            say_json({"error": error_to_message(problem)})
+        except (OutputClosed, PromoterdError):
+            _detach_stdout()
+    else:
+        lines = problem.message.split("\n")
+        warn(
+            f"promoterd: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"promoterd: {len(lines)} mistakes", *lines])
+        )
+        if problem.hint:
+            warn(f"  way out: {problem.hint}")
+    return problem.exit_code
+
+
+def explain(error: BaseException) -> PromoterdError:
+    """An error of ours for whatever was raised."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, PromoterdError):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Interrupted(what="stopped by the user")
+    if isinstance(error, _TyperUsageError):
+        return _usage(error)
+    if isinstance(error, typer.Abort):
+        return Interrupted(what="no input")
+    if isinstance(error, OSError) and error.errno is not None:
+        return _system(error)
+    return InternalError(what=" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _usage(error: BaseException) -> UsageError:
+    format_message = getattr(error, "format_message", error.__str__)
+    possible = getattr(error, "possibilities", None)
+    message = getattr(error, "message", str(error)) if possible else format_message()
+    command = getattr(getattr(error, "ctx", None), "command_path", "promoterd")
+    hint = f"`{command} --help` lists what it takes"
+    if possible:
+        hint = f"did you mean {' or '.join(sorted(possible))}? {hint}"
+    return UsageError(_printable(message), hint=hint)
+
+
+def _system(error: OSError) -> PromoterdError:
+    """What the kernel refused, and on what."""
+    where = next((name for name in (error.filename, error.filename2) if isinstance(name, str | bytes)), None)
+    text = error.strerror or type(error).__name__
+    text = f"{display(os.fsencode(where))}: {text}" if where is not None else text
+    if isinstance(error, PermissionError) and os.geteuid() != 0:
+        return NotPermitted(text, hint="run it as root")
+    return PromoterdError(text)
+
+
+def _printable(text: str) -> str:
+    return display(text.encode("utf-8", "surrogateescape"))
+
+
+def _detach_stdout() -> None:
+    """What is still buffered goes nowhere, so that the interpreter does not complain about it at the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -1,0 +1,29 @@
+"""``promoterd run``."""
+
+import asyncio
+
+from promoterd import log
+from promoterd.cli.settings import DEFAULT_CONFIG, read_policy
+from promoterd.daemon import Daemon
+from promoterd.errors import NotPermitted
+from promoterd.overlay import probe
+
+
+def run_daemon(config: str | None) -> None:
+    """Until SIGTERM. Raises PolicyError, NotPermitted, and whatever keeps the daemon from starting.
+
+    The end joins no thread: those that touch mounts are daemon threads, and one may hang in NFS for ever.
+    """
+    require_privilege()
+    policy = read_policy(config)
+    log.configure(policy.log.format, policy.log.level)
+    logger = log.get_logger("promoterd")
+    for doubt in policy.warnings:
+        logger.warning("policy_doubt", reason=doubt)
+    asyncio.run(Daemon(config or DEFAULT_CONFIG, policy, logger).run())
+
+
+def require_privilege() -> None:
+    """Raise NotPermitted without the capability that overlay attributes and reconfiguring need."""
+    if "CAP_SYS_ADMIN" not in probe.host().capabilities:
+        raise NotPermitted(needed="CAP_SYS_ADMIN")

@@ -1,0 +1,147 @@
+"""Reopening in the layers of an overlay that is not mounted: the window in which nobody can write (R6)."""
+
+import os
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Self
+
+from promoterd.backends.reopening import reopen_unmounted
+from promoterd.errors import Refused, UsageError
+from promoterd.ledger import Ledger, UpperLedger
+from promoterd.opening import identify_upper, known_upper
+from promoterd.overlay import lock, mounts, xattrs
+from promoterd.overlay.listing import UnmountedLayers
+from promoterd.overlay.mountinfo import is_at_or_below
+from promoterd.paths import ancestors, display, relative_to_mount, show
+from promoterd.provenance import Provenance, decode, digest
+from promoterd.reconcile import marks_below
+
+_NO_LAYER = "mount what it is on first; reopening needs the server's names"
+
+
+class Offline:
+    """An upper layer with its lower layers, locked for the length of a ``with`` block.
+
+    Without ``lowers`` those are taken that the ledger saw it with last. Entering raises UsageError where a directory is
+    missing or the lower layers are unknown, AlreadyLocked, and Refused where an overlay is mounted on the upper layer.
+    """
+
+    def __init__(self, ledger: Ledger, upper: bytes, lowers: Sequence[bytes] = ()) -> None:
+        self._ledger = ledger
+        self._upper_path = upper
+        self._lower_paths = tuple(lowers)
+        self._stack = ExitStack()
+        self._mountpoint: bytes | None = None
+
+    def __enter__(self) -> Self:
+        if not os.path.isdir(self._upper_path):
+            raise UsageError(f"--upper {display(self._upper_path)} is not a directory")
+        known = known_upper(self._upper_path)
+        record = None if known is None else self._ledger.upper(known)
+        if record is not None:
+            self._mountpoint = record.mountpoint
+            self._lower_paths = self._lower_paths or record.layers[1:]
+        if not self._lower_paths:
+            raise UsageError(
+                f"the ledger does not know the lower layers of {display(self._upper_path)}",
+                hint="name them with --lower, the topmost first",
+            )
+        for lower in self._lower_paths:
+            if not os.path.isdir(lower):
+                raise UsageError(f"the lower layer {display(lower)} is not a directory", hint=_NO_LAYER)
+        with ExitStack() as stack:
+            stack.enter_context(lock.WriterLock(self._upper_path))
+            self._refuse_mounted()
+            self._layers = stack.enter_context(UnmountedLayers(self._upper_path, self._lower_paths))
+            self._identities = [digest(mounts.lower_identity(lower)) for lower in self._lower_paths]
+            self._book = self._open_book(is_known=record is not None)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def inside(self, path: bytes) -> bytes:
+        """The path inside the mount of what a user typed: below the mount point that it had, or from the mount's root.
+
+        Raises UsageError.
+        """
+        if self._mountpoint is not None and self._mountpoint != b"/" and is_at_or_below(path, self._mountpoint):
+            return relative_to_mount(path, self._mountpoint)
+        return relative_to_mount(path, b"/")
+
+    def reopen(self, path: bytes) -> list[bytes]:
+        """Reopen a directory with its complete ancestors, top-down; returns what is merged again.
+
+        Raises Refused, before anything is changed, where a directory carries no mark of ours or was completed from
+        other lower layers than these.
+        """
+        chain = [ancestor for ancestor in ancestors(path) if self._is_ours(ancestor)] + [path]
+        for directory in chain:
+            self._check(directory)
+        self._book.begin(path, "reopen", "unmark", time.time())
+        reopen_unmounted(self._layers, chain)
+        self._book.forget(*chain)
+        self._book.undefer(*chain)
+        self._book.finish(path)
+        return chain
+
+    def reopen_all(self) -> list[bytes]:
+        """Reopen everything that is complete by our marks."""
+        return self._reopen_those(sorted(marks_below(self._layers, b"")))
+
+    def reopen_deferred(self) -> list[bytes]:
+        """Reopen what had to wait for this."""
+        waiting = [deferred.path for deferred in self._book.deferred()]
+        reopened = self._reopen_those(waiting)
+        self._book.undefer(*waiting)
+        return reopened
+
+    def _reopen_those(self, paths: Sequence[bytes]) -> list[bytes]:
+        done: list[bytes] = []
+        for path in paths:
+            if self._is_ours(path):
+                done.extend(self.reopen(path))
+        return done
+
+    def _refuse_mounted(self) -> None:
+        users = lock.users_of(self._upper_path)
+        if users:
+            raise Refused(
+                path=display(self._upper_path),
+                reason=f"it is in use by {users[0]}",
+                hint="unmount that first, or leave --offline out",
+            )
+
+    def _open_book(self, *, is_known: bool) -> UpperLedger:
+        upper_id = identify_upper(self._upper_path)
+        if not is_known:
+            self._ledger.see_upper(upper_id, b"", (self._upper_path, *self._lower_paths), time.time())
+        return self._ledger.of(upper_id)
+
+    def _provenance(self, path: bytes) -> Provenance | None:
+        """What stands beside a mark of ours at this very path; None where there is no such mark."""
+        if not path or self._layers.upper_xattr(path, xattrs.OPAQUE) is None:
+            return None
+        provenance = decode(self._layers.upper_xattr(path, xattrs.PROVENANCE))
+        return provenance if provenance is not None and provenance.is_at(path) else None
+
+    def _is_ours(self, path: bytes) -> bool:
+        return self._provenance(path) is not None
+
+    def _check(self, path: bytes) -> None:
+        provenance = self._provenance(path)
+        if provenance is None:
+            raise Refused(path=show(path), reason="it carries no mark of ours, so it is not complete")
+        present = iter(self._identities)
+        if not all(identity in present for identity in provenance.lower):  # each once, and in the order of the layers
+            named = ", ".join(display(lower) for lower in self._lower_paths)
+            raise Refused(
+                path=show(path),
+                reason=f"it was completed from other lower layers than {named}",
+                hint="mount the lower layers as they were, and name them with --lower, the topmost first",
+            )
