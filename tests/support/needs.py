@@ -54,7 +54,13 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "overlay": _overlay,
     "loop": _loop,
-    **{name: _program(name) for name in ("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "setfacl", "setcap", "chattr")},
+    **{
+        name: _program(name)
+        for name in (
+            *("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "setfacl", "setcap", "chattr"),
+            *("setpriv", "systemd-analyze", "systemd-sysusers"),
+        )
+    },
 }
 
 
