@@ -9,7 +9,7 @@ from typing import Any
 from promoterd.backends.base import MarkState, OnDisk
 from promoterd.errors import PromoterdError
 from promoterd.mounted import Mounted
-from promoterd.overlay import pins, xattrs
+from promoterd.overlay import beneath, pins, xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.paths import display, join, show
 from promoterd.states import State
@@ -20,7 +20,8 @@ _HELD = (State.COMPLETE, State.PINNED)
 
 
 async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
-    """Everything known of one directory, as plain values. Raises MountGone, OSError."""
+    """Everything known of one directory, as plain values. Raises UsageError where there is none, MountGone, OSError."""
+    await mount.with_layers(lambda layers: beneath.require_directory(layers.root, path))
     record = mount.book.get(path)
     rule = mount.policy.rule_for(path)
     on_disk = await mount.with_layers(partial(mount.backend.on_disk, path=path))

@@ -178,7 +178,7 @@ class Handlers:
         ]
         if not found:
             raise MountNotFound(
-                mountpoint=display(path),
+                f"{display(path)} lies on no mount that the policy names",
                 hint=f"the policy names {', '.join(self._daemon.keepers)}",
             )
         keeper = max(found, key=lambda candidate: len(candidate.policy.mountpoint_bytes))

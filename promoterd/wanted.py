@@ -3,6 +3,7 @@
 from promoterd.errors import Refused
 from promoterd.heat.discovery import Walk
 from promoterd.mounted import Mounted
+from promoterd.overlay import beneath
 from promoterd.paths import is_below, show
 from promoterd.promotion import Progress, Promotion, promote
 from promoterd.states import State
@@ -14,9 +15,10 @@ async def promote_wanted(
 ) -> list[Promotion]:
     """Promote a directory now, whatever its heat; ``recursive``: or else the topmost ones below that policy allows.
 
-    A directory that counted as growing because it kept changing is given another chance (R7). Raises Refused where
-    there is nothing to promote, TripWire, MountGone.
+    A directory that counted as growing because it kept changing is given another chance (R7). Raises UsageError where
+    there is no such directory, Refused where there is nothing to promote, TripWire, MountGone.
     """
+    await mount.with_layers(lambda layers: beneath.require_directory(layers.root, path))
     if mount.policy.may_promote(path) or not recursive:
         return [await _promote_one(mount, path, progress)]
     done: list[Promotion] = []

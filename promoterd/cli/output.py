@@ -75,4 +75,4 @@ def text_of(console: "Console") -> str:
     """What was printed to a console of ours."""
     file = console.file
     file.seek(0)
-    return file.read()
+    return "\n".join(line.rstrip() for line in file.read().split("\n"))

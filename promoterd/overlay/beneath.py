@@ -9,9 +9,9 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from promoterd.errors import KernelTooOld, MountGone
+from promoterd.errors import KernelTooOld, MountGone, UsageError
 from promoterd.overlay import syscalls
-from promoterd.paths import display
+from promoterd.paths import display, show
 
 _RESOLVE = (
     syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
@@ -80,3 +80,23 @@ def exists_beneath(root: int, path: bytes) -> bool:
             return False
         raise
     return True
+
+
+_NO_DIRECTORY = {
+    errno.ENOENT: "there is no such directory on the mount",
+    errno.ENOTDIR: "it is not a directory",
+    errno.ELOOP: "it is a symlink, or one lies on the way",
+    errno.EXDEV: "another file system is mounted there",
+    errno.ENAMETOOLONG: "the name is too long",
+}
+
+
+def require_directory(root: int, path: bytes) -> None:
+    """Raise UsageError where there is no directory at ``path`` beneath ``root``, reached without symlinks."""
+    try:
+        os.close(open_beneath(root, path))
+    except OSError as error:
+        reason = _NO_DIRECTORY.get(error.errno or 0)
+        if reason is None:
+            raise
+        raise UsageError(f"{show(path)}: {reason}", hint="name a directory by its path without symlinks") from error
