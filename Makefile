@@ -25,12 +25,13 @@ APPDIR ?= /opt/promoterd
 DESTDIR ?=
 CONFDIR ?= /etc/promoterd
 UNITDIR ?= /etc/systemd/system
+SYSUSERSDIR ?= /etc/sysusers.d
 ifeq ($(origin PYTHON),file)
 SERVICE_PYTHON := $(firstword $(wildcard /usr/bin/python3) $(PYTHON))
 else
 SERVICE_PYTHON := $(PYTHON)
 endif
-DAEMON_RELOAD := if [[ -z '$(DESTDIR)' && -d /run/systemd/system ]]; then systemctl daemon-reload; fi
+LIVE := [[ -z '$(DESTDIR)' && -d /run/systemd/system ]]
 
 .PHONY: help
 help:
@@ -75,8 +76,8 @@ docs-check: $(VENV)/.dev
 ## make bench       promotion against chown -hR, and the idle daemon (root; several minutes)
 .PHONY: bench
 bench: $(VENV)/.demo packages-test
-	$(BIN)/python benchmarks/promotion.py $(ARGS)
-	$(BIN)/python benchmarks/idle.py
+	$(BIN)/python -m benchmarks.promotion $(ARGS)
+	$(BIN)/python -m benchmarks.idle
 
 ## make install     into APPDIR (/opt/promoterd), with a link, a systemd unit and an example policy (root, or DESTDIR)
 .PHONY: install
@@ -90,24 +91,25 @@ install:
 	@# what was written below DESTDIR will run without it
 	@if [[ -n '$(DESTDIR)' ]]; then \
 	  grep -rlIF '$(DESTDIR)' '$(app)/bin' '$(app)/pyvenv.cfg' | xargs -r sed -i 's|$(DESTDIR)||g'; fi
-	install -d -m 755 '$(DESTDIR)$(CONFDIR)' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(UNITDIR)'
+	install -d -m 755 '$(DESTDIR)$(CONFDIR)' '$(DESTDIR)$(PREFIX)/bin' '$(DESTDIR)$(UNITDIR)' '$(DESTDIR)$(SYSUSERSDIR)'
 	install -m 644 config/policy.example.yaml '$(DESTDIR)$(CONFDIR)/'
 	ln -sfn '$(APPDIR)/bin/promoterd' '$(DESTDIR)$(PREFIX)/bin/promoterd'
 	sed 's|/opt/promoterd|$(APPDIR)|g; s|/etc/promoterd|$(CONFDIR)|g' systemd/promoterd.service \
 	  > '$(DESTDIR)$(UNITDIR)/promoterd.service'
-	@$(DAEMON_RELOAD)
+	install -m 644 systemd/promoterd.sysusers.conf '$(DESTDIR)$(SYSUSERSDIR)/promoterd.conf'
+	@if $(LIVE); then systemd-sysusers promoterd.conf; systemctl daemon-reload; fi
 	@echo 'Next: write $(CONFDIR)/policy.yaml ($(CONFDIR)/policy.example.yaml is one), then systemctl enable --now promoterd'
 
 ## make uninstall   remove what install put there; policy and ledger stay, and so do marks: `promoterd retire` first
 .PHONY: uninstall
 uninstall: app := $(DESTDIR)$(APPDIR)
 uninstall:
-	@if [[ -z '$(DESTDIR)' && -d /run/systemd/system ]]; then systemctl disable --now promoterd.service || true; fi
+	@if $(LIVE); then systemctl disable --now promoterd.service || true; fi
 	@if [[ -e '$(app)' && ! -e '$(app)/bin/promoterd' ]]; then echo '$(app) holds something else' >&2; exit 1; fi
 	rm -rf '$(app)'
 	rm -f '$(DESTDIR)$(PREFIX)/bin/promoterd' '$(DESTDIR)$(UNITDIR)/promoterd.service' \
-	  '$(DESTDIR)$(CONFDIR)/policy.example.yaml'
-	@$(DAEMON_RELOAD)
+	  '$(DESTDIR)$(SYSUSERSDIR)/promoterd.conf' '$(DESTDIR)$(CONFDIR)/policy.example.yaml'
+	@if $(LIVE); then systemctl daemon-reload; fi
 
 ## make clean       remove virtual environments and caches
 .PHONY: clean
