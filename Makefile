@@ -86,8 +86,8 @@ install:
 	@tools/system-packages $(SERVICE_PYTHON) venv
 	@if [[ -n "$$(ls -A '$(app)' 2>/dev/null)" && ! -e '$(app)/pyvenv.cfg' ]]; then \
 	  echo '$(app) holds something else: say APPDIR=...' >&2; exit 1; fi
-	$(SERVICE_PYTHON) -m venv '$(app)'
-	'$(app)/bin/python' -m pip install --quiet .
+	umask 022; $(SERVICE_PYTHON) -m venv '$(app)'
+	umask 022; '$(app)/bin/python' -m pip install --quiet .
 	@# what was written below DESTDIR will run without it
 	@if [[ -n '$(DESTDIR)' ]]; then \
 	  grep -rlIF '$(DESTDIR)' '$(app)/bin' '$(app)/pyvenv.cfg' | xargs -r sed -i 's|$(DESTDIR)||g'; fi
