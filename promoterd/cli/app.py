@@ -37,7 +37,7 @@ Socket = Annotated[
     ),
 ]
 SomeMount = Annotated[
-    str | None, typer.Argument(metavar="[MOUNT]", help="One mount point; every one if there is none.")
+    str | None, typer.Argument(metavar="MOUNT", help="One mount point; every one if there is none.")
 ]
 Directory = Annotated[
     str, typer.Argument(metavar="PATH", help="A directory on a mount: absolute, or relative to where you are.")
@@ -63,7 +63,7 @@ def _options(
 
 @app.command()
 def run(config: Config = None) -> None:
-    """Run the daemon in the foreground until SIGTERM; SIGHUP reads the policy again."""
+    """Run the daemon in the foreground. SIGTERM ends it; SIGHUP reads the policy again."""
     from promoterd.cli.service import run_daemon
 
     run_daemon(config)
@@ -73,11 +73,11 @@ def run(config: Config = None) -> None:
 def check(
     file: Annotated[
         str,
-        typer.Argument(metavar="[FILE]", envvar="PROMOTERD_CONFIG", help="The policy to check."),
+        typer.Argument(metavar="FILE", envvar="PROMOTERD_CONFIG", help="The policy to check."),
     ] = "/etc/promoterd/policy.yaml",
     as_json: Json = False,
 ) -> None:
-    """Check a policy file, and print it with everything that it leaves unsaid."""
+    """Check a policy file. Prints it with everything that it leaves unsaid."""
     from promoterd.cli.checking import check_policy
 
     check_policy(file, as_json=as_json)
@@ -85,7 +85,7 @@ def check(
 
 @app.command()
 def doctor(mount: SomeMount = None, as_json: Json = False) -> int:
-    """Say which backends each mount is fit for, why not, and what to mount instead."""
+    """Say what each mount is fit for. Each backend's verdict, and what to mount instead."""
     from promoterd.cli.checking import examine_mounts
 
     return examine_mounts(mount, as_json=as_json)
@@ -93,7 +93,7 @@ def doctor(mount: SomeMount = None, as_json: Json = False) -> int:
 
 @app.command()
 def status(mount: SomeMount = None, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
-    """Show each mount: how many directories are in which state, what waits, what failed and why."""
+    """Show each mount. How many directories are in which state, what waits, what failed and why."""
     from promoterd.cli import asking
 
     asking.status(asking.Daemon(config, socket), mount, as_json=as_json)
@@ -126,7 +126,7 @@ def promote(
     socket: Socket = None,
     as_json: Json = False,
 ) -> int:
-    """Complete a directory now, whatever its heat; through the daemon, or without one by itself."""
+    """Complete a directory now. Whatever its heat; through the daemon, or without one by itself."""
     from promoterd.cli.asking import Daemon
     from promoterd.cli.promoting import promote_path
 
@@ -137,7 +137,7 @@ def promote(
 def reopen(  # noqa: PLR0913, PLR0917 - one parameter for each option
     path: Annotated[
         str | None,
-        typer.Argument(metavar="[PATH]", help="A directory on a mount; with --all a mount; with --offline see there."),
+        typer.Argument(metavar="PATH", help="A directory on a mount; with --all a mount; with --offline see there."),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that is complete on a mount, or everywhere.")] = False,
     offline: Annotated[
@@ -162,7 +162,7 @@ def reopen(  # noqa: PLR0913, PLR0917 - one parameter for each option
     socket: Socket = None,
     as_json: Json = False,
 ) -> int:
-    """Undo the completion of a directory: it is merged with the server's again, its complete parents too."""
+    """Undo the completion of a directory. It is merged with the server's again, its complete parents too."""
     from promoterd.cli import reopening
     from promoterd.cli.asking import Daemon
 
@@ -175,7 +175,7 @@ def reopen(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
 @app.command()
 def explain(path: Directory, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
-    """Say which rule governs a directory, its heat and state, and what keeps it from the next one."""
+    """Say all about a directory. Its rule, heat and state, and what keeps it from the next one."""
     from promoterd.cli.asking import Daemon
     from promoterd.cli.explaining import explain_path
 
@@ -184,7 +184,7 @@ def explain(path: Directory, config: Config = None, socket: Socket = None, as_js
 
 @app.command()
 def pause(mount: SomeMount = None, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
-    """Promote nothing until `resume`; what is complete stays so."""
+    """Promote nothing until `resume`. What is complete stays so."""
     from promoterd.cli import asking
 
     asking.pause(asking.Daemon(config, socket), mount, as_json=as_json)
@@ -200,12 +200,12 @@ def resume(mount: SomeMount = None, config: Config = None, socket: Socket = None
 
 @app.command()
 def retire(
-    mount: Annotated[str, typer.Argument(help="The mount point.")],
+    mount: Annotated[str, typer.Argument(metavar="MOUNT", help="The mount point.")],
     config: Config = None,
     socket: Socket = None,
     as_json: Json = False,
 ) -> int:
-    """Undo every completion on a mount and promote nothing more there; what is not safe now waits for --offline."""
+    """Undo every completion on a mount. Nothing more is promoted there; what is not safe now waits for --offline."""
     from promoterd.cli import asking
 
     return asking.retire(asking.Daemon(config, socket), mount, as_json=as_json)
@@ -213,7 +213,7 @@ def retire(
 
 @app.command()
 def reload(config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
-    """Make the daemon read its policy again; it keeps the old one where the new one is bad."""
+    """Make the daemon read its policy again. It keeps the old one where the new one is bad."""
     from promoterd.cli import asking
 
     asking.reload(asking.Daemon(config, socket), as_json=as_json)
@@ -221,7 +221,7 @@ def reload(config: Config = None, socket: Socket = None, as_json: Json = False) 
 
 @app.command()
 def demo(as_json: Json = False) -> int:
-    """Show it all on a file system that counts what it is asked; changes nothing on this machine."""
+    """Show what it is good for. On a file system that counts what it is asked; changes nothing on this machine."""
     from promoterd.cli.checking import run_demonstration
 
     return run_demonstration(as_json=as_json)

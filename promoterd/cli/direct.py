@@ -9,7 +9,6 @@ from typing import Any, TypeVar
 
 from promoterd import log
 from promoterd.cli.output import warn
-from promoterd.cli.service import require_privilege
 from promoterd.errors import Interrupted, MountGone
 from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
@@ -30,7 +29,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def work_on(policy: Policy, mount: MountPolicy, work: Work[T]) -> T:
     """Take a mount into work, do something with it, and give it back. What was interrupted there before is settled.
 
-    A first Ctrl-C lets the step that is under way end, a second one does not. Raises NotPermitted, MountNotFound,
+    A first Ctrl-C lets the step that is under way end, a second one does not. Raises MountNotFound,
     AlreadyLocked, UnfitMount, Interrupted, and what ``work`` raises.
     """
     return asyncio.run(_work_on(policy, mount, work, writing=True))
@@ -42,7 +41,6 @@ def look_at(policy: Policy, mount: MountPolicy, work: Work[T]) -> T:
 
 
 async def _work_on(policy: Policy, configured: MountPolicy, work: Work[T], *, writing: bool) -> T:
-    require_privilege()
     log_errors_only()
     overlay = overlay_at(configured.mountpoint_bytes)
     opener = Pool("open", 1)

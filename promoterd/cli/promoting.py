@@ -11,6 +11,7 @@ from promoterd.cli.asking import Daemon
 from promoterd.cli.direct import work_on
 from promoterd.cli.output import say_json, say_rich
 from promoterd.cli.progress import Advance, progress_bar
+from promoterd.cli.privilege import require_privilege
 from promoterd.cli.settings import mount_for, policy_for_acting
 from promoterd.cli.typed import absolute
 from promoterd.control.protocol import Request
@@ -44,6 +45,7 @@ def promote_path(daemon: Daemon, typed: str, *, recursive: bool, as_json: bool) 
 
 
 def _directly(daemon: Daemon, path: bytes, *, recursive: bool, advance: Advance) -> dict[str, Any]:
+    require_privilege()
     policy = policy_for_acting(daemon.config)
     configured, inside = mount_for(policy, path)
 

@@ -9,7 +9,7 @@ from promoterd.cli import render
 from promoterd.cli.asking import Daemon
 from promoterd.cli.direct import log_errors_only, work_on
 from promoterd.cli.output import say_json, say_rich
-from promoterd.cli.service import require_privilege
+from promoterd.cli.privilege import require_privilege
 from promoterd.cli.settings import mount_for, policy_for_acting, state_directory
 from promoterd.cli.typed import absolute
 from promoterd.control.protocol import Request
@@ -81,6 +81,7 @@ def reopen_offline(
 
 
 def _directly(daemon: Daemon, path: bytes | None, *, everything: bool) -> dict[str, Any]:
+    require_privilege()
     policy = policy_for_acting(daemon.config)
     os.chdir("/")  # our own working directory must not be what pins it
     if path is not None and not everything:

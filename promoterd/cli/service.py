@@ -3,10 +3,9 @@
 import asyncio
 
 from promoterd import log
+from promoterd.cli.privilege import require_privilege
 from promoterd.cli.settings import DEFAULT_CONFIG, read_policy
 from promoterd.daemon import Daemon
-from promoterd.errors import NotPermitted
-from promoterd.overlay import probe
 
 
 def run_daemon(config: str | None) -> None:
@@ -21,9 +20,3 @@ def run_daemon(config: str | None) -> None:
     for doubt in policy.warnings:
         logger.warning("policy_doubt", reason=doubt)
     asyncio.run(Daemon(config or DEFAULT_CONFIG, policy, logger).run())
-
-
-def require_privilege() -> None:
-    """Raise NotPermitted without the capability that overlay attributes and reconfiguring need."""
-    if "CAP_SYS_ADMIN" not in probe.host().capabilities:
-        raise NotPermitted(needed="CAP_SYS_ADMIN")

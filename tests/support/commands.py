@@ -1,0 +1,75 @@
+"""The command line as users run it: a process of its own, its output, its exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NOBODY = 65534
+PATIENCE = 60.0
+_AS_NOBODY = f"""
+import importlib, os, pkgutil, sys
+import promoterd, promoterd.cli, rich.progress, rich.table, rich.live, typer.rich_utils
+for found in pkgutil.walk_packages(promoterd.__path__, "promoterd."):
+    if not found.name.startswith(("promoterd.demo", "promoterd.__main__")):
+        importlib.import_module(found.name)
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+promoterd.cli.main()
+"""
+"""Imports first: the interpreter's own files need not be readable for nobody."""
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a command came to."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+    @property
+    def hint(self) -> str:
+        """The way out that the message names; empty if it names none."""
+        return self.err.partition("  way out: ")[2].strip()
+
+
+def environment(changes: Mapping[str, str | None] | None = None) -> dict[str, str]:
+    """Ours, without what would change the commands' output."""
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("PROMOTERD_", "COLUMNS", "FORCE_"))
+    }
+    for name, value in (changes or {}).items():
+        kept.pop(name, None)
+        if value is not None:
+            kept[name] = value
+    return kept
+
+
+def promoterd(
+    *arguments: str | bytes,
+    cwd: str | bytes | None = None,
+    env: Mapping[str, str | None] | None = None,
+    prefix: tuple[str, ...] = (),
+    nobody: bool = False,
+) -> Ran:
+    """Run a command; a traceback is a failure whatever the test looks at. ``prefix`` is a program to run it by."""
+    entry = ["-c", _AS_NOBODY] if nobody else ["-m", "promoterd"]
+    done = subprocess.run(
+        [*prefix, sys.executable, *entry, *arguments],
+        capture_output=True,
+        cwd=cwd,
+        env=environment(env),
+        timeout=PATIENCE,
+        check=False,
+        stdin=subprocess.DEVNULL,
+    )
+    ran = Ran(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
+    assert "Traceback" not in ran.out + ran.err, ran.out + ran.err
+    return ran
