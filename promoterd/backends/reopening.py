@@ -21,7 +21,7 @@ from promoterd.overlay import activation, beneath, roll, xattrs
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.shadows import directory_stands_alone, file_stands_alone, stale_shadows
+from promoterd.overlay.shadows import completion_of, directory_stands_alone, file_stands_alone, stale_shadows
 from promoterd.paths import ancestors, is_below, show
 from promoterd.provenance import Provenance, decode
 
@@ -108,7 +108,7 @@ def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> None
         _unmark(layers, undoings, gate)
         _prove_merged(layers, undoings)
         changed = gate.changed()
-    except FileNotFoundError as error:
+    except (FileNotFoundError, NotADirectoryError) as error:
         _put_back(layers, undoings)
         raise Busy(path=first, reason="somebody renamed or removed it while it was being reopened") from error
     except BaseException:
@@ -136,10 +136,18 @@ def _take_up(layers: Layers, path: bytes, provenance: Provenance, mark: bytes, s
     contributing = layers.contributing(path)
     listing = layers.list_lower(path, contributing)
     upper = layers.list_upper(path)
-    known: Callable[[str], bool] = listing.entries.__contains__
-    if not provenance.matches_stamps(listing.stamps) and not listing.entries.keys() <= upper.keys():
-        known = _known_at_completion(path, directory, provenance)
-    names = [name for name in listing.entries if name in upper or known(name)]
+    completion = completion_of(path, directory, provenance)
+    knows: Callable[[str], bool] = listing.entries.__contains__
+    if not provenance.matches_stamps(listing.stamps):
+        knows = completion.roll.knows
+        if provenance.entries and not completion.roll.hashes and not listing.entries.keys() <= upper.keys():
+            raise Refused(
+                path=show(path),
+                reason="the server has changed it, and the roll of the names that it had is damaged: what a user "
+                "deleted cannot be told from what is new",
+                hint="unmount the overlay, and remove the directory from the upper layer if it holds nothing of users",
+            )
+    names = [name for name in listing.entries if name in upper or knows(name)]
     return _Undoing(
         path,
         directory,
@@ -148,21 +156,8 @@ def _take_up(layers: Layers, path: bytes, provenance: Provenance, mark: bytes, s
         names,
         [name for name in names if name not in upper],
         [name for name in listing.directories() if name in upper and _is_users(directory, name, upper[name].mode)],
-        list(stale_shadows(layers, path, listing, upper, provenance.completed_ns)),
+        list(stale_shadows(layers, listing, upper, completion)),
     )
-
-
-def _known_at_completion(path: bytes, directory: int, provenance: Provenance) -> Callable[[str], bool]:
-    """Tells a name that a user deleted from one that the server has added since."""
-    hashes = roll.read(directory, provenance.entries)
-    if hashes is None:
-        raise Refused(
-            path=show(path),
-            reason="the server has changed it, and the roll of the names that it had is damaged: what a user deleted "
-            "cannot be told from what is new",
-            hint="unmount the overlay, and remove the directory from the upper layer if it holds nothing of users",
-        )
-    return lambda name: roll.hashed(name) in hashes
 
 
 def _is_users(directory: int, name: str, mode: int) -> bool:

@@ -16,6 +16,7 @@ from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import open_scratch
+from promoterd.overlay.shadows import others_own
 from promoterd.paths import parent, show
 from promoterd.provenance import Provenance, decode
 
@@ -61,13 +62,13 @@ class UpperBackend(Backend):
         try:
             with Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
                 try:
-                    self._write_rolls(plan, gate)
+                    self._write_rolls(layers, plan, gate)
                     self._settle(layers, plan, gate)
                     self._mark(layers, plan, gate)
                 except BaseException:
                     _forget_unmarked(layers, plan)
                     raise
-        except FileNotFoundError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             raise Busy(path=show(plan.path), reason="a directory in it was removed or renamed") from error
         return paths
 
@@ -161,11 +162,13 @@ class UpperBackend(Backend):
     ) -> None:
         """Raise Busy where a child directory does not allow the mark."""
 
-    def _write_rolls(self, plan: Plan, gate: UpperGate) -> None:
+    def _write_rolls(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
         """Write down each directory's names, for a reopening. The directory's times stay, or show others' changes."""
         for directory in plan.directories:
             with gate.opened(directory.path) as opened, roll.times_kept(opened):
-                roll.write(opened, directory.listing.entries)
+                names = directory.listing.entries
+                others = others_own(layers, directory.path, directory.listing, layers.list_upper(directory.path))
+                roll.write(opened, names.keys() - others, others)
         for path in gate.changes():
             with gate.opened(path) as opened:
                 itself = xattrs.descriptor(opened)

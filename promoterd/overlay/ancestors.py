@@ -1,19 +1,22 @@
 """Ancestors that promotion copied up keep following the lower layers (R2).
 
 Copy-up freezes a directory's owner, mode, times and ACL in upper; an importer that lists by mtime would never see a new
-release. Beside each such directory stands a record of the attributes that it was last made to follow: where the upper
-directory still has them and lower differs, lower wins; where it has others, a user changed it and is left alone.
+release. Beside each such directory stands a record of the attributes that it was last made to follow: what upper still
+has as recorded follows lower; what it has otherwise was changed by a user and stays, but for the modification time,
+which has to tell of lower's changes as well as of the user's.
 """
 
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from promoterd.overlay import beneath, copyup, syscalls, xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, parent
 from promoterd.provenance import AncestorRecord, decode_ancestor
 
+_VISIBLE_NS = 1000
+"""The least difference that a program shows which keeps times as floating-point seconds (Python's importer)."""
 _ACLS = ("system.posix_acl_access", "system.posix_acl_default")
 
 
@@ -44,7 +47,7 @@ def attributes(directory: int, *, force_sync: bool = False) -> Attributes:
 def adopt_ancestors(layers: Layers, path: bytes) -> list[bytes]:
     """Copy the ancestors of ``path`` up, top first, each with a record of what it follows.
 
-    Only an ancestor that still looks as its lower directory does gets a record; returns those that have one now.
+    Only a copy that still looks as its lower directory does gets a record; returns those that have one now.
     """
     adopted = []
     for ancestor in ancestors(path):
@@ -54,6 +57,8 @@ def adopt_ancestors(layers: Layers, path: bytes) -> list[bytes]:
         if not beneath.exists_beneath(layers.upper, ancestor):
             with beneath.opened(layers.root, parent(ancestor)) as above:
                 copyup.copy_up_by_times(above, os.fsdecode(ancestor.rpartition(b"/")[2]))
+        if layers.upper_xattr(ancestor, xattrs.ORIGIN) is None:
+            continue
         if layers.upper_xattr(ancestor, xattrs.ANCESTOR) is None:
             with (
                 beneath.opened(layers.upper, ancestor) as upper,
@@ -70,8 +75,7 @@ def adopt_ancestors(layers: Layers, path: bytes) -> list[bytes]:
 def follow_lower(layers: Layers, path: bytes) -> bool:
     """Make a copied-up ancestor follow its lower directory again, through the overlay; True where it changed.
 
-    False also where the user has changed it since, where it has no record, or where lower has no such directory.
-    Raises OSError.
+    False also where it has no record, or where lower has no such directory. Raises OSError.
     """
     record = decode_ancestor(layers.upper_xattr(path, xattrs.ANCESTOR))
     contributing = layers.contributing(path)
@@ -79,14 +83,34 @@ def follow_lower(layers: Layers, path: bytes) -> bool:
         return False
     with beneath.opened(layers.lowers[contributing[0]], path) as lower:
         wanted = attributes(lower, force_sync=True)
+    if wanted.record() == record:
+        return False
     with beneath.opened(layers.root, path) as merged:
         seen = attributes(merged)
-        if seen == wanted or seen.record() != record:
-            return False
-        _apply(merged, seen, wanted)
+        following = merge(record, seen, wanted)
+        if following != seen:
+            _apply(merged, seen, following)
     with beneath.opened(layers.upper, path) as upper:
         xattrs.put(xattrs.descriptor(upper), xattrs.ANCESTOR, wanted.record().encode())
-    return True
+    return following != seen
+
+
+def merge(record: AncestorRecord, seen: Attributes, wanted: Attributes) -> Attributes:
+    """What an ancestor has to become: lower's attributes, but for those that a user changed (pure).
+
+    ``record`` is not what lower has any more. A mode and its ACL belong together, and so do user and group.
+    """
+    before = seen.record()
+    following = replace(wanted)
+    if (before.mode, before.acl) != (record.mode, record.acl):
+        following = replace(following, mode=seen.mode, acls=seen.acls)
+    if (before.uid, before.gid) != (record.uid, record.gid):
+        following = replace(following, uid=seen.uid, gid=seen.gid)
+    if wanted.mtime_ns in (record.mtime_ns, seen.mtime_ns):
+        return replace(following, mtime_ns=seen.mtime_ns)
+    if seen.mtime_ns != record.mtime_ns:
+        return replace(following, mtime_ns=max(wanted.mtime_ns, seen.mtime_ns + _VISIBLE_NS))
+    return following
 
 
 def _apply(directory: int, seen: Attributes, wanted: Attributes) -> None:
@@ -94,10 +118,11 @@ def _apply(directory: int, seen: Attributes, wanted: Attributes) -> None:
     itself = xattrs.descriptor(directory)
     if (seen.uid, seen.gid) != (wanted.uid, wanted.gid):
         os.chown(itself, wanted.uid, wanted.gid)
+    if seen.acls != wanted.acls:
+        for name, acl in zip(_ACLS, wanted.acls, strict=True):
+            if acl is not None:
+                xattrs.put(itself, name, acl)
+            else:
+                xattrs.remove(itself, name)
     os.chmod(itself, wanted.mode)
-    for name, before, after in zip(_ACLS, seen.acls, wanted.acls, strict=True):
-        if before != after and after is not None:
-            xattrs.put(itself, name, after)
-        elif before != after:
-            xattrs.remove(itself, name)
     os.utime(itself, ns=(os.stat(itself).st_atime_ns, wanted.mtime_ns))

@@ -16,6 +16,8 @@ from promoterd.paths import display, show
 _RESOLVE = (
     syscalls.RESOLVE_BENEATH | syscalls.RESOLVE_NO_SYMLINKS | syscalls.RESOLVE_NO_MAGICLINKS | syscalls.RESOLVE_NO_XDEV
 )
+_PATH_MAX = 4096
+"""What one system call takes (limits.h), the NUL included; a path inside a mount can be longer."""
 PATH_DIRECTORY = os.O_PATH | os.O_DIRECTORY
 """A descriptor to walk from: needs no permission, causes no open on the server and no inotify event."""
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
@@ -53,6 +55,10 @@ def open_beneath(root: int, path: bytes, flags: int = PATH_DIRECTORY) -> int:
 
     Raises OSError: ENOENT, ELOOP for a symlink on the way, EXDEV for a mount point on the way, ENOTDIR.
     """
+    if len(path) >= _PATH_MAX:
+        cut = path.rindex(b"/", 0, _PATH_MAX)
+        with opened(root, path[:cut]) as halfway:
+            return open_beneath(halfway, path[cut + 1 :], flags)
     try:
         return syscalls.openat2(root, path or b".", flags | os.O_NOFOLLOW, _RESOLVE)
     except OSError as error:

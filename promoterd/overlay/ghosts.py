@@ -9,16 +9,16 @@ import errno
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from promoterd.overlay import activation, beneath, xattrs
 from promoterd.overlay.listing import Layers
+from promoterd.overlay.roll import times_kept
 from promoterd.overlay.scratch import empty_in_upper, open_scratch, temporary_name
-from promoterd.overlay.shadows import is_unmodified_shadow
+from promoterd.overlay.shadows import completion_of, is_unmodified_shadow
 from promoterd.paths import ancestors, join, parent
 from promoterd.provenance import decode
-
-_BEYOND = 1 << 63
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,67 +46,106 @@ def ghost_root(layers: Layers, path: bytes) -> bytes | None:
 def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
     """Remove our shadows at and below ``path``, which no lower layer has; never what a user made or changed.
 
-    Raises OSError.
+    Directories of ours that hold something of a user's stay, without mark. Raises OSError: ESTALE where a process holds
+    the directory and its file system says so, which passes.
     """
+    # A merged directory whose lower one is gone gives ESTALE until its dentry is dropped (ovl_dentry_revalidate).
+    activation.reconfigure(layers.overlay)
     ours: list[bytes] = []
     kept: list[bytes] = []
-    for found, is_ours in _upper_tree(layers, path):
-        (ours if is_ours else kept).append(found)
-    if not kept:
-        _rename_away(layers, path, scratch_name)
-    else:
+    if beneath.exists_beneath(layers.upper, path):
+        for found, is_ours in _upper_tree(layers, path):
+            (ours if is_ours else kept).append(found)
+    if kept:
         _remove_around(layers, ours, kept)
+    elif ours:
+        _rename_away(layers, path, scratch_name)
     activation.reconfigure(layers.overlay)
     return Removed(path, len(ours), tuple(kept))
 
 
 def _upper_tree(layers: Layers, path: bytes) -> Iterator[tuple[bytes, bool]]:
-    """Everything in upper at and below ``path``, children before parents, and whether it is an unmodified shadow."""
+    """Everything in upper at and below ``path``, children before parents, and whether it is an unmodified shadow.
+
+    What is in a directory of the user's is not looked at: all of it is the user's.
+    """
     waiting = [(path, False)]
     while waiting:
         directory, listed = waiting.pop()
         if listed:
-            yield directory, layers.upper_xattr(directory, xattrs.ORIGIN) is not None
+            yield directory, True
+            continue
+        if not _is_copy(layers, directory):
+            yield directory, False
             continue
         waiting.append((directory, True))
         provenance = decode(layers.upper_xattr(directory, xattrs.PROVENANCE))
-        limit = provenance.completed_ns if provenance is not None else _BEYOND
         with beneath.opened(layers.upper, directory) as opened:
+            completion = completion_of(directory, opened, provenance)
             for name, entry in layers.list_upper(directory).items():
                 found = join(directory, os.fsencode(name))
                 if stat.S_ISDIR(entry.mode):
                     waiting.append((found, False))
                 else:
-                    yield found, entry.whiteout or is_unmodified_shadow(opened, name, entry, limit)
+                    yield found, entry.whiteout or is_unmodified_shadow(opened, name, entry, completion)
+
+
+def _is_copy(layers: Layers, directory: bytes) -> bool:
+    """Whether an upper directory was copied up from where it is; one that a user moved here tells so."""
+    provenance = decode(layers.upper_xattr(directory, xattrs.PROVENANCE))
+    return (
+        layers.upper_xattr(directory, xattrs.ORIGIN) is not None
+        and layers.upper_xattr(directory, xattrs.REDIRECT) is None
+        and (provenance is None or provenance.is_at(directory))
+    )
 
 
 def _rename_away(layers: Layers, path: bytes, scratch_name: bytes) -> None:
     above, _, name = path.rpartition(b"/")
-    with beneath.opened(layers.root, above) as directory:
-        itself = xattrs.descriptor(directory)
-        before = os.stat(itself)
-        hidden = open_scratch(layers.root, scratch_name)
-        try:
-            os.rename(name, temporary_name("ghost"), src_dir_fd=directory, dst_dir_fd=hidden)
-        finally:
-            os.close(hidden)
-        os.utime(itself, ns=(before.st_atime_ns, before.st_mtime_ns))
+    with beneath.opened(layers.root, above) as directory, beneath.opened(layers.upper, above) as upper:
+        with times_kept(directory):
+            hidden = open_scratch(layers.root, scratch_name)
+            try:
+                os.rename(name, temporary_name("ghost"), src_dir_fd=directory, dst_dir_fd=hidden)
+            finally:
+                os.close(hidden)
+        with times_kept(upper):
+            _remove_whiteout(upper, name)
     empty_in_upper(layers.upper, scratch_name)
 
 
+def _remove_whiteout(upper: int, name: bytes) -> None:
+    """The rename of a merged directory leaves a whiteout, which would hide a release that is published there again."""
+    with suppress(FileNotFoundError):
+        status = os.stat(name, dir_fd=upper, follow_symlinks=False)
+        if xattrs.stat_is_whiteout(status.st_mode, status.st_rdev):
+            os.unlink(name, dir_fd=upper)
+
+
 def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> None:
-    """One by one, in upper: each is a name that the overlay answers with EIO, so nobody is using it."""
+    """One by one, in upper: the overlay cannot unlink a file whose data is gone (EIO)."""
+    holding = {above for path in kept for above in [*ancestors(path), path]}
     for path in ours:
-        with beneath.opened(layers.upper, parent(path)) as directory:
+        with beneath.opened(layers.upper, parent(path)) as directory, suppress(FileNotFoundError):
             name = path.rpartition(b"/")[2]
             is_directory = stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-            if is_directory and any(user.startswith(path + b"/") for user in kept):
+            if path in holding:
+                _give_to_user(layers, path)
                 continue
             try:
-                if is_directory:
-                    os.rmdir(name, dir_fd=directory)
-                else:
-                    os.unlink(name, dir_fd=directory)
+                with times_kept(directory):
+                    (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory)
             except OSError as error:
-                if error.errno not in (errno.ENOENT, errno.ENOTEMPTY):
+                if error.errno != errno.ENOTEMPTY:
                     raise
+
+
+def _give_to_user(layers: Layers, path: bytes) -> None:
+    """Neither complete nor followed any more: an upper directory like any other. Its roll is among what was removed."""
+    provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
+    with beneath.opened(layers.upper, path) as directory:
+        itself = xattrs.descriptor(directory)
+        if provenance is not None:
+            xattrs.remove(itself, xattrs.OPAQUE)
+        xattrs.remove(itself, xattrs.PROVENANCE)
+        xattrs.remove(itself, xattrs.ANCESTOR)

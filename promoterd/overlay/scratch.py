@@ -16,7 +16,7 @@ from itertools import count
 
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, xattrs
-from promoterd.paths import show
+from promoterd.paths import join, parent, show
 
 DEFAULT_NAME = b".promoterd"
 OURS = re.compile(rb"(link|ghost)-[0-9]+-[0-9]+")
@@ -178,38 +178,42 @@ def _remove_tree(view: int, real: int, name: bytes) -> None:
     """Remove an entry of the scratch directory through the overlay, or in upper where the overlay cannot.
 
     A metacopy whose lower file is gone gives EIO or ESTALE, to unlink as well (ovl_lookup, fs/overlayfs/namei.c); a
-    ghost that came back on the server meanwhile is merged with it, and not empty.
+    ghost that came back on the server meanwhile is merged with it, and not empty. Trees can be deeper than a recursion.
     """
-    with suppress(FileNotFoundError):
-        if not stat.S_ISDIR(os.stat(name, dir_fd=real, follow_symlinks=False).st_mode):
-            if not _done(os.unlink, name, view):
-                os.unlink(name, dir_fd=real)
-            return
-        _remove_children(view, real, name)
-        if not _done(os.rmdir, name, view):
-            _remove_children(real, real, name)
-            os.rmdir(name, dir_fd=real)
+    waiting = [(name, False)]
+    while waiting:
+        path, emptied = waiting.pop()
+        with suppress(FileNotFoundError), beneath.opened(real, parent(path)) as above:
+            last = path.rpartition(b"/")[2]
+            if not stat.S_ISDIR(os.stat(last, dir_fd=above, follow_symlinks=False).st_mode):
+                if not _done(os.unlink, path, view):
+                    os.unlink(last, dir_fd=above)
+            elif emptied:
+                if not _done(os.rmdir, path, view):
+                    _remove_names(real, path)
+                    os.rmdir(last, dir_fd=above)
+            else:
+                waiting.append((path, True))
+                waiting.extend((join(path, child), False) for child in _names(real, path))
 
 
-def _remove_children(view: int, real: int, name: bytes) -> None:
-    with beneath.opened(real, name, beneath.READ_DIRECTORY) as real_child:
-        try:
-            view_child = beneath.open_beneath(view, name)
-        except OSError as error:
-            if error.errno not in _BROKEN:
-                raise
-            view_child = os.dup(real_child)
-        try:
-            for child in map(os.fsencode, os.listdir(real_child)):
-                _remove_tree(view_child, real_child, child)
-        finally:
-            os.close(view_child)
+def _names(root: int, path: bytes) -> list[bytes]:
+    with beneath.opened(root, path, beneath.READ_DIRECTORY) as directory:
+        return [os.fsencode(name) for name in os.listdir(directory)]
 
 
-def _done(remove: Callable[..., None], name: bytes, directory: int) -> bool:
+def _remove_names(real: int, path: bytes) -> None:
+    """What is left in a directory that was emptied through the overlay: whiteouts."""
+    with beneath.opened(real, path) as directory:
+        for name in _names(real, path):
+            os.unlink(name, dir_fd=directory)
+
+
+def _done(remove: Callable[..., None], path: bytes, root: int) -> bool:
     """Remove the entry; False where the overlay cannot."""
     try:
-        remove(name, dir_fd=directory)
+        with beneath.opened(root, parent(path)) as directory:
+            remove(path.rpartition(b"/")[2], dir_fd=directory)
     except OSError as error:
         if error.errno not in _BROKEN:
             raise
