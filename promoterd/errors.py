@@ -18,9 +18,15 @@ class PromoterdError(Exception):
         self.fields = {"message": message, **fields} if message is not None else fields
         template = (type(self).__doc__ or "{message}").strip()
         self.message = message if message is not None else template.format(**fields)
-        chosen = hint if hint is not None else self.default_hint
-        self.hint = chosen.format(**self.fields) if chosen and hint is None else chosen
+        self.hint = hint if hint is not None else self._usual_hint()
         super().__init__(self.message)
+
+    def _usual_hint(self) -> str | None:
+        """The class's hint; none where it speaks of something that this error does not name."""
+        try:
+            return None if self.default_hint is None else self.default_hint.format(**self.fields)
+        except KeyError:
+            return None
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message
