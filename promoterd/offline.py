@@ -12,7 +12,7 @@ from promoterd.errors import Refused, UsageError
 from promoterd.ledger import Ledger, UpperLedger
 from promoterd.opening import identify_upper, known_upper
 from promoterd.overlay import lock, mounts, xattrs
-from promoterd.overlay.listing import UnmountedLayers
+from promoterd.overlay.listing import Layers
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import ancestors, display, relative_to_mount, show
 from promoterd.provenance import Provenance, decode, digest
@@ -54,7 +54,7 @@ class Offline:
         with ExitStack() as stack:
             stack.enter_context(lock.WriterLock(self._upper_path))
             self._refuse_mounted()
-            self._layers = stack.enter_context(UnmountedLayers(self._upper_path, self._lower_paths))
+            self._layers = stack.enter_context(Layers(self._overlay(), mounted=False))
             self._identities = [digest(mounts.lower_identity(lower)) for lower in self._lower_paths]
             self._book = self._open_book(is_known=record is not None)
             self._stack = stack.pop_all()
@@ -107,6 +107,9 @@ class Offline:
             if self._is_ours(path):
                 done.extend(self.reopen(path))
         return done
+
+    def _overlay(self) -> mounts.Overlay:
+        return mounts.unmounted_overlay(self._upper_path, self._lower_paths)
 
     def _refuse_mounted(self) -> None:
         users = lock.users_of(self._upper_path)

@@ -1,5 +1,13 @@
 """The command line: text for people, ``--json`` for programs, an exit code for both."""
 
-from promoterd.cli.entry import main
+import signal
+from typing import NoReturn
 
-__all__ = ["main"]
+
+def main() -> NoReturn:
+    """The program. Ctrl-C while it is still being loaded ends it as any program without a handler."""
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from promoterd.cli.entry import enter
+
+    signal.signal(signal.SIGINT, before)
+    enter()

@@ -36,9 +36,7 @@ Socket = Annotated[
         show_default=False,
     ),
 ]
-SomeMount = Annotated[
-    str | None, typer.Argument(metavar="MOUNT", help="One mount point; every one if there is none.")
-]
+SomeMount = Annotated[str | None, typer.Argument(metavar="MOUNT", help="One mount point; every one if there is none.")]
 Directory = Annotated[
     str, typer.Argument(metavar="PATH", help="A directory on a mount: absolute, or relative to where you are.")
 ]

@@ -19,8 +19,8 @@ CLOSED = 141
 _TyperUsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
 
-def main() -> NoReturn:
-    """The program."""
+def enter() -> NoReturn:
+    """Run what the arguments say, and end the process."""
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed by whoever started us

@@ -10,8 +10,8 @@ from promoterd.cli import render
 from promoterd.cli.asking import Daemon
 from promoterd.cli.direct import work_on
 from promoterd.cli.output import say_json, say_rich
-from promoterd.cli.progress import Advance, progress_bar
 from promoterd.cli.privilege import require_privilege
+from promoterd.cli.progress import Advance, progress_bar
 from promoterd.cli.settings import mount_for, policy_for_acting
 from promoterd.cli.typed import absolute
 from promoterd.control.protocol import Request

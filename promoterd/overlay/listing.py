@@ -7,7 +7,7 @@ Names are ``str`` with surrogate escapes inside this module and its users' loops
 import errno
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -98,10 +98,6 @@ class Layers:
             self.lowers = tuple(lowers)
             self._stack = stack.pop_all()
         return self
-
-    def _open_mount(self, stack: ExitStack) -> None:
-        self.root = beneath.open_mount_root(self.overlay.mountpoint, self.overlay.device)
-        stack.callback(os.close, self.root)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -214,19 +210,6 @@ def _opened_to_read(root: int, path: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-class UnmountedLayers(Layers):
-    """The layers of an overlay that is not mounted: there is no ``overlay`` and no ``root``, and no merged view."""
-
-    def __init__(self, upper: bytes, lowers: Sequence[bytes]) -> None:
-        self._upper, self._lowers = upper, tuple(lowers)
-        self._stack = ExitStack()
-        self.root = self.upper = -1
-        self.lowers = ()
-
-    def _open_mount(self, stack: ExitStack) -> None:
-        del stack
 
 
 def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None:

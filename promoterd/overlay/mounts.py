@@ -5,8 +5,8 @@ fs/overlayfs/params.c), so what is not shown is read from ``/sys/module/overlay/
 """
 
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from urllib.parse import quote
 
 from promoterd.errors import MountNotFound
@@ -165,6 +165,12 @@ def overlay_of(
         verity=of.get(b"verity", b"off").decode(),
         other_options=tuple(_others(shown)),
     )
+
+
+def unmounted_overlay(upper: bytes, lowers: Sequence[bytes]) -> Overlay:
+    """An upper layer with its lower ones, mounted nowhere: mount point and options say nothing."""
+    nowhere = MountEntry(-1, -1, (0, 0), b"/", b"", (), "overlay", b"", b"")
+    return replace(overlay_of(nowhere, ModuleDefaults()), upper=upper, lowers=tuple(lowers))
 
 
 _SWITCHES = (b"metacopy", b"index", b"nfs_export")
