@@ -39,7 +39,18 @@ def copy_up(directory: int, name: str, mode: int, scratch: int) -> bool:
             copy_up_by_times(directory, name)
     except FileNotFoundError:
         return False
+    except PermissionError:
+        if stat.S_ISREG(mode) and _is_directory(directory, name):  # link(2) of a directory
+            return False
+        raise
     return True
+
+
+def _is_directory(directory: int, name: str) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return True
 
 
 def explain_failure(error: OSError, directory: bytes, name: str) -> Refused | None:
