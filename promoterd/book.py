@@ -1,4 +1,4 @@
-"""The states of one mount's directories: in memory for decisions, in the ledger for the next start, logged as they change."""
+"""The states of one mount's directories: in memory for decisions, in the ledger for later, logged as they change."""
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -37,6 +37,11 @@ class Book:
     def is_marked(self, path: bytes) -> bool:
         """Whether a mark of ours is on disk, in effect or not (R10)."""
         return self.state(path) in MARKED
+
+    def is_restless(self, path: bytes) -> bool:
+        """Whether a directory kept changing, and is refused until somebody promotes it by hand (R7)."""
+        record = self._records.get(path)
+        return record is not None and record.state is State.REFUSED and record.retry_at is None
 
     def in_states(self, states: Collection[State]) -> list[DirectoryRecord]:
         """Records in these states, by path: parents before children."""

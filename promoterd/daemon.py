@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import structlog
 
@@ -38,6 +37,7 @@ class Daemon:
         self.metrics = Metrics()
         self.keepers: dict[str, Keeper] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._ending: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._notifier = Notifier()
 
@@ -50,7 +50,7 @@ class Daemon:
             self._ledger = ledger
             if ledger.was_rebuilt:
                 self.log.error("ledger_rebuilt", reason="it was damaged and moved aside; disk is asked instead")
-            server = self.metrics.serve(self.policy.metrics.address)
+            server = self._metrics_server = self.metrics.serve(self.policy.metrics.address)
             control = ControlServer(self.policy.control.socket, self.policy.control.group, Handlers(self).table())
             try:
                 await control.start()
@@ -82,12 +82,23 @@ class Daemon:
     async def _tell_ready(self) -> None:
         deadline = time.monotonic() + READY_PATIENCE
         await asyncio.sleep(0)
-        while time.monotonic() < deadline and any(keeper.phase is Phase.OPENING for keeper in self.keepers.values()):
+        while time.monotonic() < deadline and self._are_opening():  # noqa: ASYNC110 - several keepers, seldom, for a moment
             await asyncio.sleep(0.05)
         self._notifier.ready(self._summary())
-        self.log.info("ready", version=__version__, mounts=len(self.keepers), pid=os.getpid())
+        host, port = self._metrics_server.address or (None, None)
+        self.log.info(
+            "ready",
+            version=__version__,
+            mounts=len(self.keepers),
+            pid=os.getpid(),
+            metrics_host=host,
+            metrics_port=port,
+        )
         # a beat is given by the event loop itself: one that hangs gives none
         await self._notifier.watchdog(lambda: True, self.metrics.beat)
+
+    def _are_opening(self) -> bool:
+        return any(keeper.phase is Phase.OPENING for keeper in self.keepers.values())
 
     def _summary(self) -> str:
         working = sum(keeper.phase is Phase.WORKING for keeper in self.keepers.values())
@@ -116,7 +127,7 @@ class Daemon:
             )
         except PolicyError as error:
             self.metrics.reloaded(ok=False)
-            self.log.error("reload_failed", reason=str(error))
+            self.log.error("reload_failed", reason=str(error))  # noqa: TRY400 - for users, who need no traceback
             raise
         else:
             for name in ("state_dir", "control", "metrics", "log"):
@@ -140,8 +151,7 @@ class Daemon:
         wanted = {mount.mountpoint: mount for mount in policy.mounts}
         for mountpoint, keeper in list(self.keepers.items()):
             if wanted.get(mountpoint) != keeper.policy:
-                del self.keepers[mountpoint]
-                self._tasks.pop(mountpoint).cancel()
+                self._end(mountpoint)
         for mountpoint, mount in wanted.items():
             if mountpoint not in self.keepers:
                 self._start(mount)
@@ -149,14 +159,20 @@ class Daemon:
     def _start(self, policy: MountPolicy) -> None:
         keeper = Keeper(policy, ledger=self._ledger, metrics=self.metrics, log=self.log)
         self.keepers[policy.mountpoint] = keeper
-        self._tasks[policy.mountpoint] = asyncio.create_task(self._keep(keeper))
+        self._tasks[policy.mountpoint] = asyncio.create_task(self._keep(keeper, list(self._ending)))
 
-    async def _keep(self, keeper: Keeper) -> None:
-        """A mount whose keeper fails in a way nobody foresaw must not take the others with it."""
-        try:
-            await keeper.run()
-        except Exception as error:  # noqa: BLE001 - reported, and the other mounts go on
-            self.log.exception("keeper_failed", mount=keeper.policy.mountpoint, reason=repr(error))
+    def _end(self, mountpoint: str) -> None:
+        del self.keepers[mountpoint]
+        task = self._tasks.pop(mountpoint)
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+        task.cancel()
+
+    async def _keep(self, keeper: Keeper, before: list[asyncio.Task[None]]) -> None:
+        """Run a keeper, when those that may still hold its upper layer have ended."""
+        if before:
+            await asyncio.wait(before)
+        await keeper.run()
 
     async def _shut_down(self) -> None:
         for keeper in self.keepers.values():
@@ -164,5 +180,6 @@ class Daemon:
                 keeper.mount.stopping = True
         for task in self._tasks.values():
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks.values(), timeout=2 * CLOSE_PATIENCE)
+        tasks = {*self._tasks.values(), *self._ending}
+        if tasks:
+            await asyncio.wait(tasks, timeout=2 * CLOSE_PATIENCE)

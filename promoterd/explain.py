@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from promoterd.backends.base import MarkState, OnDisk
-from promoterd.errors import PromoterdError
+from promoterd.errors import MountGone, PromoterdError
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, pins, xattrs
 from promoterd.overlay.listing import Layers
@@ -17,6 +17,7 @@ from promoterd.terms import NANOSECONDS, terms_for, why_forbidden
 from promoterd.units import format_duration
 
 _HELD = (State.COMPLETE, State.PINNED)
+_HELD_BACK = "the mark takes effect when no process holds the directory at the next reconfigure"
 
 
 async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
@@ -70,31 +71,38 @@ def _entries(path: bytes, layers: Layers) -> dict[str, Any]:
 
 async def _blocked_by(mount: Mounted, path: bytes, heat: float, on_disk: OnDisk) -> str | None:
     """What keeps the directory from its next state; None where nothing does."""
+    record = mount.book.get(path)
+    if record is not None and record.state is State.STALE:
+        return record.reason
+    if on_disk.mark is MarkState.OURS:
+        return _HELD_BACK if on_disk.in_effect is False else None
     if on_disk.mark is MarkState.FOREIGN:
         return "it is opaque already, by a user's doing: the server is not asked there"
-    if on_disk.mark is MarkState.OURS:
-        if on_disk.in_effect is False:
-            return "the mark takes effect when no process holds the directory at the next reconfigure"
-        return None
-    forbidden = why_forbidden(mount.policy.rule_for(path))
-    if forbidden is not None:
-        return forbidden
-    if mount.paused is not None:
-        return f"the mount is paused: {mount.paused}"
+    return (
+        why_forbidden(mount.policy.rule_for(path))
+        or (f"the mount is paused: {mount.paused}" if mount.paused is not None else None)
+        or await _why_unplannable(mount, path)
+        or _why_not_yet(mount, path, heat)
+        or (None if mount.backend.marks else f"the backend {mount.backend.name} marks nothing")
+    )
+
+
+async def _why_unplannable(mount: Mounted, path: bytes) -> str | None:
+    terms = terms_for(mount.policy, path, round(mount.clock() * NANOSECONDS), mount.book.is_restless)
     try:
-        await mount.with_layers(
-            partial(
-                mount.backend.plan, path=path, terms=terms_for(mount.policy, path, round(mount.clock() * NANOSECONDS))
-            )
-        )
-    except PromoterdError as error:
+        await mount.with_layers(partial(mount.backend.plan, path=path, terms=terms))
+    except MountGone:
+        raise
+    except (PromoterdError, OSError) as error:
         return str(error)
-    record = mount.book.get(path)
-    if record is not None and record.retry_at is not None and record.retry_at > mount.clock():
-        return f"it is tried again in {format_duration(record.retry_at - mount.clock())}"
-    rule = mount.policy.rule_for(path)
+    return None
+
+
+def _why_not_yet(mount: Mounted, path: bytes, heat: float) -> str | None:
+    record, rule = mount.book.get(path), mount.policy.rule_for(path)
+    now = mount.clock()
+    if record is not None and record.retry_at is not None and record.retry_at > now:
+        return f"it is tried again in {format_duration(record.retry_at - now)}"
     if rule is not None and rule.promote == "hot" and heat < mount.policy.threshold_for(rule):
         return f"its heat {heat:.1f} is below the threshold {mount.policy.threshold_for(rule):g}"
-    if not mount.backend.marks:
-        return f"the backend {mount.backend.name} marks nothing"
     return None

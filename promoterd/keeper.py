@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from enum import StrEnum
@@ -21,10 +22,14 @@ from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, PoolClosed
 from promoterd.worker import Worker
 
+LOOK_AGAIN = 1.0
+"""Seconds until a mount that went is looked for again, unless mounts change before."""
 OPEN_AGAIN = 60.0
 """Seconds until a mount that could not be taken into work is tried again, unless mounts change before."""
-CLOSE_PATIENCE = 2.0
-"""Seconds that giving a mount back may take; a dead server must not hold up the shutdown."""
+CLOSE_PATIENCE = 1.5
+"""Seconds that each of the two steps of giving a mount back may take; a dead server must not hold up the shutdown."""
+_OPENERS = 2
+"""Threads that open and close: one for an opening while a closing hangs."""
 
 
 class Phase(StrEnum):
@@ -45,14 +50,15 @@ class Keeper:
     ) -> None:
         self.policy = policy
         self.phase = Phase.ABSENT
-        self.reason: str | None = None
+        self.reason: str | None = "not looked for yet"
         self.mount: Mounted | None = None
         self.worker: Worker | None = None
         self._ledger = ledger
         self._metrics = metrics
         self._log = log.bind(mount=policy.mountpoint)
         self._mounts_changed = asyncio.Event()
-        self._opener = Pool(f"open {policy.mountpoint}", 1)
+        self._opener = Pool(f"open {policy.mountpoint}", _OPENERS, policy.limits.stuck_after)
+        self._closings: set[asyncio.Task[None]] = set()
 
     def mounts_changed(self) -> None:
         """The mount table changed: look whether this concerns us."""
@@ -62,6 +68,8 @@ class Keeper:
         """Measure what no event tells: calls that hang, reopenings that wait. No I/O on the mount."""
         mount = self.mount
         if mount is None:
+            if self.phase is Phase.OPENING and self._opener.stuck():
+                self._enter(Phase.OPENING, "the server does not answer")
             return
         stuck = mount.pool.stuck()
         if mount.metrics.stuck(len(stuck)):
@@ -72,21 +80,28 @@ class Keeper:
         """Work whenever the overlay is there, until cancelled."""
         try:
             while True:
-                overlay = self._find()
-                if overlay is None:
-                    self._enter(Phase.ABSENT, None)
-                    await self._wait_for_change(None)
-                    continue
-                try:
-                    await self._work(overlay)
-                except PromoterdError as error:
-                    phase = Phase.ABSENT if isinstance(error, MountGone) else Phase.UNFIT
-                    self._enter(phase, str(error))
-                except OSError as error:
-                    self._enter(Phase.UNFIT, str(error))
-                await self._wait_for_change(OPEN_AGAIN if self.phase is Phase.UNFIT else 1.0)
+                await self._wait_for_change(await self._attempt())
         finally:
             self._opener.close()
+
+    async def _attempt(self) -> float | None:
+        """Work while that is possible; returns after how many seconds to try again, if nothing is heard before."""
+        try:
+            overlay = self._find()
+            if overlay is not None:
+                await self._work(overlay)
+            self._enter(Phase.ABSENT, None)
+        except (MountGone, PoolClosed):
+            self._enter(Phase.ABSENT, None)
+            return LOOK_AGAIN
+        except (PromoterdError, OSError) as error:
+            self._enter(Phase.UNFIT, str(error))
+            return OPEN_AGAIN
+        except Exception as error:  # noqa: BLE001 - reported; the other mounts go on, and so will this one
+            self._log.exception("mount_failed", reason=repr(error))
+            self._enter(Phase.UNFIT, f"internal error: {error!r}")
+            return OPEN_AGAIN
+        return None
 
     def _enter(self, phase: Phase, reason: str | None) -> None:
         if (phase, reason) != (self.phase, self.reason):
@@ -108,13 +123,13 @@ class Keeper:
             self._mounts_changed.clear()
 
     async def _work(self, overlay: Overlay) -> None:
+        """Raises MountGone when the mount goes, and what keeps it from being worked on."""
         self._enter(Phase.OPENING, None)
         stack = ExitStack()
         opening = opened_mount(
             overlay, self.policy, ledger=self._ledger, metrics=self._metrics, log=self._log, clock=time.time
         )
         self.mount = mount = await self._opener.run(stack.enter_context, opening)
-        self._metrics.backend(self.policy.mountpoint, mount.backend.name)
         try:
             tracker = HeatTracker(self.policy.heat.half_life, self.policy.heat.max_directories)
             self.worker = worker = Worker(mount, tracker)
@@ -124,11 +139,13 @@ class Keeper:
                 mount.disarm, mount.rearm = source.disarm, source.rearm
             self._enter(Phase.WORKING, f"backend {mount.backend.name}: {mount.backend_reason}")
             await self._until_it_goes(worker, source, overlay)
+        except ExceptionGroup as group:
+            raise _cause(group, self.policy.mountpoint) from group
         finally:
             self._enter(Phase.CLOSING, None)
             mount.stopping = True
             self.mount = self.worker = None
-            await self._close(stack)
+            await self._give_back(mount, stack)
 
     def _source(self, overlay: Overlay, worker: Worker) -> HeatSource | None:
         """The heat source of the policy, hearing; the mount goes without one where the kernel grants no means."""
@@ -164,20 +181,47 @@ class Keeper:
                     raise MountGone(mountpoint=self.policy.mountpoint)
                 worker.mount.overlay = now
             await working
-        except* MountGone as gone:
-            raise MountGone(mountpoint=self.policy.mountpoint) from gone
-        except* PoolClosed as closed:
-            raise MountGone(mountpoint=self.policy.mountpoint) from closed
         finally:
             working.cancel()
             await asyncio.wait({working}, timeout=CLOSE_PATIENCE)
 
-    async def _close(self, stack: ExitStack) -> None:
-        try:
-            async with asyncio.timeout(CLOSE_PATIENCE):
-                await self._opener.run(stack.close)
-        except TimeoutError:
+    async def _give_back(self, mount: Mounted, stack: ExitStack) -> None:
+        """Close everything, but wait for a server that does not answer only so long."""
+        closing = asyncio.create_task(self._close(mount, stack))
+        await asyncio.wait({closing}, timeout=CLOSE_PATIENCE)
+        if not closing.done():
             self._log.warning("close_abandoned", reason="the mount does not answer")
+            self._closings.add(closing)
+            closing.add_done_callback(self._closed_at_last)
+
+    def _closed_at_last(self, closing: asyncio.Task[None]) -> None:
+        self._closings.discard(closing)
+        self._mounts_changed.set()
+
+    async def _close(self, mount: Mounted, stack: ExitStack) -> None:
+        # a call that nobody awaits any more may still be changing the upper layer: the lock is kept till then (R12)
+        while mount.pool.running:  # noqa: ASYNC110 - the pool has nothing to wait for, and this is rare
+            await asyncio.sleep(0.01)
+        try:
+            await self._opener.run(stack.close)
+        except (OSError, PromoterdError) as error:
+            self._log.warning("close_failed", reason=str(error))
+
+
+def _cause(group: BaseExceptionGroup[BaseException], mountpoint: str) -> BaseException:
+    """What of several errors at once tells what to do: the mount is gone, or else the first."""
+    leaves = list(_leaves(group))
+    if any(isinstance(leaf, MountGone | PoolClosed) for leaf in leaves):
+        return MountGone(mountpoint=mountpoint)
+    return leaves[0]
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
 
 
 def _is_same(now: Overlay, before: Overlay) -> bool:

@@ -1,5 +1,6 @@
 """What belongs to one mount while it is worked on: everything that promotion, activation and recheck share."""
 
+import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ RETIRED = "it is retired"
 """Why nothing is promoted on a mount whose completions were all undone."""
 
 
+_TRIPPED = "trip wire: "
+
+
 def _nothing(_paths: Sequence[bytes]) -> None:
     """No heat source: nothing to disarm."""
 
@@ -36,7 +40,9 @@ class Mounted:
     """One overlay with its policy, backend, book, pool and metrics.
 
     ``disarm`` and ``rearm`` tell the heat source which directories are being worked on, so that the daemon's own reads
-    are no heat and its own watches neither pin nor go dead (I8, R11).
+    are no heat and its own watches neither pin nor go dead (I8, R11). ``changing`` is held by whoever brings marks into
+    effect, undoes them or removes ghosts, so that none of them judges what another is in the middle of; promotions,
+    which are ``busy`` with their directories, need it not.
     """
 
     overlay: Overlay
@@ -55,6 +61,12 @@ class Mounted:
     paused: str | None = None
     stopping: bool = False
     busy: set[bytes] = field(default_factory=set)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    followed: set[bytes] = field(default_factory=set)
+    """Directories in upper that are to look as their lower ones do (R2)."""
+    doubted: frozenset[bytes] = frozenset()
+    """Directories that vanished from the server together and tripped the wire; ``resume`` says that they are gone."""
+    believed: frozenset[bytes] = frozenset()
 
     @property
     def upper_ledger(self) -> UpperLedger:
@@ -87,34 +99,60 @@ class Mounted:
         """Hear these directories anew; a watch on one that became active had gone dead."""
         await self.run(self.rearm, paths)
 
+    @property
+    def tripped(self) -> bool:
+        """Whether it was the trip wire that stopped the marking."""
+        return self.paused is not None and self.paused.startswith(_TRIPPED)
+
+    def show_paused(self) -> None:
+        """Bring the metrics in line with what stops the marking, if anything does."""
+        self.metrics.paused(on=self.paused is not None)
+        self.metrics.trip_wire(on=self.tripped)
+
     def pause(self, reason: str) -> None:
         """Stop all marking on this mount until somebody resumes it."""
         self.paused = reason
         self.ledger.set_paused(self.upper_ledger.upper_id, reason)
-        self.metrics.paused(on=True)
+        self.show_paused()
         self.log.warning("paused", reason=reason)
 
     def resume(self) -> None:
         """Go on after a pause, a trip wire or a retirement."""
         self.paused = None
+        self.believed, self.doubted = self.doubted, frozenset()
         self.ledger.set_retired(self.upper_ledger.upper_id, retired=False)
         self.ledger.set_paused(self.upper_ledger.upper_id, None)
-        self.metrics.paused(on=False)
-        self.metrics.trip_wire(on=False)
+        self.show_paused()
         self.log.info("resumed")
 
     def retire(self) -> None:
         """Promote nothing more on this upper layer, also after a restart, until somebody resumes it."""
         self.paused = RETIRED
         self.ledger.set_retired(self.upper_ledger.upper_id, retired=True)
-        self.metrics.paused(on=True)
+        self.show_paused()
         self.log.warning("retired")
 
     def trip(self, reason: str) -> None:
         """The trip wire (R15): something that must not happen did; nothing more is marked until ``resume``."""
-        self.metrics.trip_wire(on=True)
+        if self.tripped:
+            return
         self.log.error("trip_wire", reason=reason)
-        self.pause(f"trip wire: {reason}")
+        self.pause(_TRIPPED + reason)
+
+    def follow(self, paths: Sequence[bytes]) -> None:
+        """Keep these directories as their lower ones are, also after a restart."""
+        fresh = [path for path in paths if path not in self.followed]
+        if fresh:
+            self.followed.update(fresh)
+            with self.ledger.transaction():
+                for path in fresh:
+                    self.upper_ledger.put_ancestor(path, {})
+
+    def follow_no_more(self, paths: Sequence[bytes]) -> None:
+        """These directories are gone, or need it no more."""
+        for path in self.followed.intersection(paths):
+            self.followed.discard(path)
+            self.upper_ledger.forget_ancestor(path)
 
     def check_not_paused(self) -> None:
         """Raise TripWire while marking is stopped."""
@@ -122,7 +160,7 @@ class Mounted:
             raise TripWire(mountpoint=self.name, reason=self.paused)
 
     def free_space_lack(self) -> str | None:
-        """What upper's file system is too short of for another promotion; None where there is enough. Raises OSError."""
+        """What upper's file system is too short of for a promotion; None where there is enough. Raises OSError."""
         assert self.overlay.upper is not None  # noqa: S101 - a marking backend was found fit
         status = os.statvfs(self.overlay.upper)
         limits = self.policy.limits

@@ -61,7 +61,7 @@ def opened_mount(  # noqa: PLR0913 - what a mount is made of
         mount_metrics = metrics.of(display(overlay.mountpoint), chosen.name)
         pool = Pool(display(overlay.mountpoint), policy.limits.concurrency + _SPARE_WORKERS, policy.limits.stuck_after)
         stack.callback(pool.close)
-        yield Mounted(
+        mount = Mounted(
             overlay=overlay,
             policy=policy,
             backend=chosen(overlay, scratch=policy.scratch_bytes),
@@ -74,7 +74,10 @@ def opened_mount(  # noqa: PLR0913 - what a mount is made of
             log=log,
             clock=clock,
             paused=None if upper is None else upper.paused or (RETIRED if upper.retired else None),
+            followed={record.path for record in ledger.of(upper_id).ancestors()},
         )
+        mount.show_paused()
+        yield mount
 
 
 def choose_backend(overlay: Overlay, policy: MountPolicy) -> tuple[type[Backend], str]:

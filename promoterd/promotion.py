@@ -9,7 +9,10 @@ from promoterd.backends.base import Busy, Plan
 from promoterd.errors import MountGone, PromoterdError, Refused, TripWire
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers
-from promoterd.paths import show
+from promoterd.paths import ancestors, show
+from promoterd.pool import PoolClosed
+from promoterd.queueing import overlaps
+from promoterd.reconcile import settle
 from promoterd.states import State
 from promoterd.terms import NANOSECONDS, terms_for
 
@@ -17,7 +20,6 @@ RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
 """Seconds until a failed promotion is tried again: doubled with each attempt."""
 RETRY_REFUSED = 3600.0
 """Seconds until a refused directory is looked at again: its obstacle may be gone."""
-_BROKEN = (errno.EIO, errno.ESTALE)
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[int, int], None]
@@ -50,9 +52,12 @@ class Promotion:
 async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = None) -> Promotion:
     """Plan, shadow, verify and mark a directory with its closure; its state says how that went.
 
-    Raises TripWire while the mount is paused or when something broken was met, and MountGone.
+    Raises TripWire while the mount is paused or when something broken was met, Refused where it is being worked on
+    already, and MountGone.
     """
     mount.check_not_paused()
+    if overlaps(path, mount.busy):
+        raise Refused(path=show(path), reason="it is being worked on already", hint="try again when that is done")
     mount.busy.add(path)
     started = mount.clock()
     try:
@@ -65,10 +70,17 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
     except Busy as busy:
         done = Promotion(path, Outcome.BUSY, reason=busy.message, hint=busy.hint)
         _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
-    except (MountGone, TripWire):
+    except TripWire as tripped:
+        mount.upper_ledger.finish(path)
+        mount.book.move(path, State.HOT, now=mount.clock(), reason=tripped.message)
+        raise
+    except (MountGone, PoolClosed):  # what was begun stands in the journal, for the next time that the mount is there
         raise
     except OSError as error:
         done = _failed(mount, path, error)
+    except Exception as error:
+        _failed(mount, path, error)
+        raise
     finally:
         mount.busy.discard(path)
     mount.metrics.promoted(done.outcome.value, mount.clock() - started)
@@ -79,7 +91,7 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
     now = mount.clock()
     if mount.book.state(path) is State.COLD:
         mount.book.move(path, State.HOT, now=now)
-    terms = terms_for(mount.policy, path, round(now * NANOSECONDS))
+    terms = terms_for(mount.policy, path, round(now * NANOSECONDS), mount.book.is_restless)
 
     def plan_it(layers: Layers) -> Plan:
         return mount.backend.plan(layers, path, terms)
@@ -89,18 +101,20 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
         mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
         mount.book.move(path, State.HOT, now=now, reason=f"backend {mount.backend.name} marks nothing")
         return Promotion(path, Outcome.OBSERVED, tuple(d.path for d in plan.directories), plan.entries)
-    lack = await mount.run(mount.free_space_lack)
-    if lack is not None:
-        raise Busy(path=show(path), reason=lack, hint="free some space there, or lower the limit")
+    if not plan.directories:
+        await settle(mount, path)
+        return Promotion(path, Outcome.MARKED, (path,))
+    await _check_space(mount, path)
     closure = [directory.path for directory in plan.directories]
     mount.upper_ledger.begin(path, "promote", "shadow", now)
     mount.book.move_all(closure, State.SHADOWING, now=now, backend=mount.backend.name)
+    mount.follow(ancestors(path))
     marked: list[bytes] = []
     await mount.quiet(closure)
     try:
         await _shadow(mount, plan, progress)
         mount.upper_ledger.step(path, "mark")
-        marked = await mount.run(mount.backend.complete, plan)
+        marked = await _complete(mount, plan)
     finally:
         if not marked:
             mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
@@ -119,11 +133,24 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
             retry_at=None,
             backend=mount.backend.name,
         )
+    mount.follow_no_more(marked)
     mount.upper_ledger.finish(path)
     for link in plan.broken_hardlinks:
         mount.log.warning("hardlink_broken", path=show(link), reason="copied up without index=on, as policy allows")
     mount.log.info("promoted", path=show(path), directories=len(marked), entries=plan.entries)
     return Promotion(path, Outcome.MARKED, tuple(marked), plan.entries, broken_hardlinks=tuple(plan.broken_hardlinks))
+
+
+async def _complete(mount: Mounted, plan: Plan) -> list[bytes]:
+    """Verify and mark. What reads wrong now was copied up by us: that trips the wire (R15)."""
+    try:
+        return await mount.run(mount.backend.complete, plan)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        mount.trip(f"{error.strerror} in {show(plan.path)} when its shadows were verified")
+        mount.check_not_paused()
+        raise
 
 
 async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None:
@@ -132,6 +159,7 @@ async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None
     steps = mount.backend.shadow(plan)
     while (size := await mount.run(next, steps, None)) is not None:
         mount.check_not_paused()
+        await _check_space(mount, plan.path)
         if mount.stopping:
             raise Busy(path=show(plan.path), reason="the daemon is stopping")
         mount.metrics.throttled(await mount.throttle.take(size))
@@ -156,11 +184,16 @@ def _backoff(mount: Mounted, path: bytes) -> float:
     return float(min(RETRY_MOST, RETRY_FIRST * 2 ** (record.attempts if record is not None else 0)))
 
 
-def _failed(mount: Mounted, path: bytes, error: OSError) -> Promotion:
-    """What a system call's failure means: a broken entry trips the wire, a full upper layer waits."""
-    if error.errno in _BROKEN and mount.book.in_states({State.COMPLETE, State.ACTIVE, State.PINNED}):
-        mount.trip(f"{error.strerror} in {show(path)}")
-    what = "the upper file system is full" if error.errno in _FULL else str(error)
+async def _check_space(mount: Mounted, path: bytes) -> None:
+    lack = await mount.run(mount.free_space_lack)
+    if lack is not None:
+        raise Busy(path=show(path), reason=lack, hint="free some space there, or lower the limit")
+
+
+def _failed(mount: Mounted, path: bytes, error: Exception) -> Promotion:
+    """A failure is tried again: a server may recover, and a full upper layer be cleared."""
+    full = isinstance(error, OSError) and error.errno in _FULL
+    what = "the upper file system is full" if full else str(error)
     failure = Busy(path=show(path), reason=what)
     _settle(mount, path, State.FAILED, failure, mount.clock() + _backoff(mount, path))
     mount.log.warning("promotion_failed", path=show(path), reason=what)

@@ -35,7 +35,7 @@ class Provenance:
     entries: int
 
     @classmethod
-    def of(  # noqa: PLR0913 - the fields of the record
+    def of(
         cls,
         backend: str,
         path: bytes,
@@ -87,7 +87,7 @@ class Provenance:
 
 
 def decode(value: bytes | None) -> Provenance | None:
-    """The record in an attribute's value; None where there is none, or one of a format that this version cannot read."""
+    """The record in an attribute's value; None where there is none that this version can read."""
     if value is None:
         return None
     try:

@@ -28,7 +28,7 @@ def choose(
     room: int,
     now: float,
 ) -> Iterator[bytes]:
-    """From directories in order of urgency, at most ``room`` that may be promoted now beside those that are ``busy``."""
+    """From directories in order of urgency, at most ``room`` that may be promoted now beside those ``busy``."""
     taken = list(busy)
     for path in ranked:
         if room <= 0:

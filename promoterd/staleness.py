@@ -6,14 +6,16 @@ from enum import StrEnum
 from functools import partial
 
 from promoterd.backends.base import MarkState
-from promoterd.errors import PromoterdError
+from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, ghosts, mounts, syscalls
 from promoterd.overlay.ancestors import follow_lower
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, display, is_below, show
-from promoterd.reopen import reopen
+from promoterd.queueing import overlaps
+from promoterd.reopen import reopen_wanted
 from promoterd.states import MARKED, State
+from promoterd.terms import RESTLESS, why_forbidden
 
 STALE_A_DAY = 3
 """Changes in one day from which on a directory counts as growing (R7)."""
@@ -53,14 +55,15 @@ def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
     present = [mounts.lower_identity(layer) for layer in mount.overlay.lowers]
     if not found.provenance.is_from(present):
         return Finding(path, Verdict.OTHER_LOWER)
-    ghost = ghosts.ghost_root(layers, path)
-    if ghost is not None:
-        return Finding(path, Verdict.VANISHED, ghost)
-    for directory in [*ancestors(path), path]:
-        for index in layers.contributing(directory):
+    contributing = tuple(range(len(layers.lowers)))
+    for directory in [b"", *ancestors(path), path]:
+        if directory:
+            contributing = layers.contributing_below(contributing, directory)
+        if not contributing:
+            return Finding(path, Verdict.VANISHED, directory)
+        for index in contributing:  # asked for its attributes, the client looks names in it up anew (nfs(5), actimeo)
             with beneath.opened(layers.lowers[index], directory) as lower:
                 syscalls.statx(lower, force_sync=True)
-    contributing = layers.contributing(path)
     if not found.provenance.is_over([present[index] for index in contributing]) or not (
         found.provenance.matches_stamps(layers.stamps(path, contributing))
     ):
@@ -68,29 +71,48 @@ def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
     return Finding(path, Verdict.FRESH)
 
 
-async def recheck(mount: Mounted, paths: Sequence[bytes]) -> list[Finding]:
-    """Check marked directories against the server and do what the rules say; returns what was found.
+async def recheck(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
+    """Check marked directories against the server and do what the rules say; returns those that were reopened.
 
     When one has vanished, all are checked before anything is removed: many at once pause the mount. Raises MountGone.
     """
     findings = await _examine_all(mount, paths)
     other = [finding.path for finding in findings if finding.verdict is Verdict.OTHER_LOWER]
     if other:
-        mount.trip(f"the lower layers are not those that {show(other[0])} was completed from")
-        return findings
+        mount.trip(f"the lower layers are not those that {show(other[0])} was completed from; retire the mount first")
+        return []
     if any(finding.verdict is Verdict.VANISHED for finding in findings):
         everything = [record.path for record in mount.book.in_states(MARKED)]
         findings = await _examine_all(mount, everything)
         await _remove_ghosts(mount, findings, len(everything))
+    else:
+        mount.believed = frozenset()
+    to_reopen = []
     for finding in findings:
+        forbidden = why_forbidden(mount.policy.rule_for(finding.path))
         if finding.verdict is Verdict.UNMARKED:
             mount.book.forget([finding.path], reason="its mark is gone")
         elif finding.verdict is Verdict.CHANGED:
             await _went_stale(mount, finding.path)
+            to_reopen.append(finding.path)
+        elif finding.verdict is Verdict.FRESH and forbidden is not None:
+            _no_longer_allowed(mount, finding.path, forbidden)
+            to_reopen.append(finding.path)
         elif finding.verdict is Verdict.FRESH:
             _is_fresh(mount, finding.path)
-    await follow_ancestors(mount, paths)
-    return findings
+    reopened = [path for group in _by_tree(mount, to_reopen) for path in await _reopen_or_say(mount, group)]
+    await _count_restless(mount, reopened)
+    await follow(mount, sorted({above for path in paths for above in ancestors(path)}))
+    return reopened
+
+
+def _by_tree(mount: Mounted, paths: Sequence[bytes]) -> list[list[bytes]]:
+    """Together what has complete ancestors in common: these are reopened with each, and wait for quiet once."""
+    trees: dict[bytes, list[bytes]] = {}
+    for path in paths:
+        top = next(directory for directory in (*ancestors(path), path) if mount.book.is_marked(directory))
+        trees.setdefault(top, []).append(path)
+    return list(trees.values())
 
 
 async def _examine_all(mount: Mounted, paths: Sequence[bytes]) -> list[Finding]:
@@ -100,9 +122,9 @@ async def _examine_all(mount: Mounted, paths: Sequence[bytes]) -> list[Finding]:
             continue
         try:
             findings.append(await mount.with_layers(partial(examine, mount, path)))
-        except PromoterdError:
+        except MountGone:
             raise
-        except OSError as error:
+        except (Refused, OSError) as error:
             mount.log.warning("recheck_failed", path=show(path), reason=str(error))
     mount.metrics.rechecked(len(findings))
     return findings
@@ -113,45 +135,66 @@ def _is_fresh(mount: Mounted, path: bytes) -> None:
     if record is None:
         return
     now = mount.clock()
-    state = State.COMPLETE if record.state is State.STALE else record.state
-    mount.book.move(path, state, now=now, reason=record.reason if state is record.state else None, last_checked=now)
+    if record.state is State.STALE:
+        mount.upper_ledger.undefer(path)
+        mount.book.move(path, State.ACTIVE, now=now, last_checked=now)
+    else:
+        mount.book.move(path, record.state, now=now, reason=record.reason, last_checked=now)
 
 
 async def _went_stale(mount: Mounted, path: bytes) -> None:
-    """Counted, logged, shown, and reopened if that is safe now; otherwise the reopening is deferred."""
-    now = mount.clock()
-    if mount.book.state(path) is not State.STALE:
-        times = await mount.run(mount.upper_ledger.count_stale, path, now)
-        mount.metrics.went_stale()
-        what = "the server changed it"
-        mount.log.warning("stale", path=show(path), reason=what, times_today=times)
-        mount.book.move(path, State.STALE, now=now, reason=what, last_checked=now)
-    try:
-        reopened = await reopen(mount, path)
-    except PromoterdError as error:
-        reason = error.fields.get("reason", error.message)
-        await mount.run(mount.upper_ledger.defer, path, str(reason), now)
-        mount.book.move(path, State.STALE, now=now, reason=f"reopening is deferred: {reason}", last_checked=now)
+    """Counted, logged and shown."""
+    if mount.book.state(path) is State.STALE:
         return
-    if path in reopened and await mount.run(mount.upper_ledger.stale_count, path, now) >= STALE_A_DAY:
-        mount.book.move(
-            path,
-            State.REFUSED,
-            now=now,
-            reason=f"it changed {STALE_A_DAY} times in a day, so it counts as growing until it is promoted by hand",
-            retry_at=None,
-        )
+    now = mount.clock()
+    times = await mount.run(mount.upper_ledger.count_stale, path, now)
+    mount.metrics.went_stale()
+    what = "the server changed it"
+    mount.log.warning("stale", path=show(path), reason=what, times_today=times)
+    mount.book.move(path, State.STALE, now=now, reason=what, last_checked=now)
+
+
+def _no_longer_allowed(mount: Mounted, path: bytes, forbidden: str) -> None:
+    """What policy has come to forbid is undone (I3)."""
+    if mount.book.state(path) is not State.STALE:
+        mount.book.move(path, State.STALE, now=mount.clock(), reason=forbidden)
+
+
+async def _reopen_or_say(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
+    """Reopen stale directories of one tree, or give the reason why that has to wait as that of their states."""
+    try:
+        return await reopen_wanted(mount, *paths)
+    except MountGone:
+        raise
+    except PromoterdError as error:
+        now = mount.clock()
+        reason = f"reopening is deferred: {error.fields.get('reason', error.message)}"
+        mount.book.move_all(paths, State.STALE, now=now, reason=reason, last_checked=now)
+        return []
+
+
+async def _count_restless(mount: Mounted, reopened: Sequence[bytes]) -> None:
+    """What went stale too often in a day is not promoted again (R7)."""
+    now = mount.clock()
+    for path in reopened:
+        if await mount.run(mount.upper_ledger.stale_count, path, now) >= STALE_A_DAY:
+            mount.book.move(path, State.REFUSED, now=now, reason=RESTLESS, retry_at=None)
 
 
 async def _remove_ghosts(mount: Mounted, findings: Sequence[Finding], checked: int) -> None:
     roots = sorted({finding.ghost for finding in findings if finding.ghost is not None})
-    if too_many_vanished(len(roots), checked):
+    unexpected = mount.believed.intersection(roots) ^ set(roots)
+    if too_many_vanished(len(unexpected), checked):
+        mount.doubted = frozenset(roots)
         mount.trip(f"{len(roots)} directories vanished from the server at once, {show(roots[0])} among them")
         return
     for root in roots:
-        removed = await mount.with_layers(
-            partial(ghosts.remove_ghost, path=root, scratch_name=mount.policy.scratch_bytes)
-        )
+        if overlaps(root, mount.busy):
+            continue
+        async with mount.changing:
+            removed = await mount.with_layers(
+                partial(ghosts.remove_ghost, path=root, scratch_name=mount.policy.scratch_bytes)
+            )
         mount.metrics.ghosts_removed(removed.shadows)
         mount.log.warning(
             "ghost_removed",
@@ -162,20 +205,22 @@ async def _remove_ghosts(mount: Mounted, findings: Sequence[Finding], checked: i
         )
         gone = [record.path for record in mount.book.in_states(set(State)) if is_below(record.path, root)]
         mount.book.forget(gone, reason="the server has deleted it")
+        mount.upper_ledger.undefer(*gone)
+        mount.follow_no_more([path for path in mount.followed if is_below(path, root)])
 
 
-async def follow_ancestors(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
-    """Make every ancestor of these directories follow lower again; returns those that changed."""
+async def follow(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
+    """Make copied-up directories follow lower again, complete ones aside; returns those that changed."""
     followed = []
-    for ancestor in sorted({above for path in paths for above in ancestors(path)}):
-        if mount.book.is_marked(ancestor):
+    for path in paths:
+        if not path or mount.book.is_marked(path):
             continue
         try:
-            if await mount.with_layers(partial(follow_lower, path=ancestor)):
-                followed.append(ancestor)
-                mount.log.info("ancestor_follows", path=show(ancestor), reason="lower changed its attributes")
+            if await mount.with_layers(partial(follow_lower, path=path)):
+                followed.append(path)
+                mount.log.info("directory_follows", path=show(path), reason="the server changed its attributes")
         except FileNotFoundError:
-            continue
+            mount.follow_no_more([path])
         except OSError as error:
-            mount.log.warning("ancestor_failed", path=show(ancestor), reason=str(error))
+            mount.log.warning("follow_failed", path=show(path), reason=str(error))
     return followed

@@ -1,18 +1,26 @@
 """What policy demands of one promotion, as the plain values that a backend understands (pure)."""
 
+from collections.abc import Callable
+
 from promoterd.backends.base import DirectoryTerms, Terms
 from promoterd.policy import MountPolicy, Rule
 
 NANOSECONDS = 1_000_000_000
 
 
-def terms_for(policy: MountPolicy, path: bytes, now_ns: int) -> Terms:
-    """The terms of promoting ``path``: limits from its own rule, and each directory of the closure under its own."""
+RESTLESS = "it changed too often, so it counts as growing until it is promoted by hand"
+
+
+def terms_for(policy: MountPolicy, path: bytes, now_ns: int, is_restless: Callable[[bytes], bool]) -> Terms:
+    """The terms of promoting ``path``: limits from its own rule, and each directory of the closure under its own.
+
+    ``is_restless``: whether a directory counts as growing because it kept changing (R7).
+    """
     rule = policy.rule_for(path)
 
     def of(directory: bytes) -> DirectoryTerms:
         governing = policy.rule_for(directory)
-        forbidden = why_forbidden(governing)
+        forbidden = why_forbidden(governing) or (RESTLESS if is_restless(directory) else None)
         if governing is None or forbidden is not None:
             return DirectoryTerms(forbidden=forbidden)
         return DirectoryTerms(

@@ -44,8 +44,6 @@ async def _promote_one(mount: Mounted, path: bytes, progress: Progress | None) -
         )
     if mount.book.is_marked(path):
         raise Refused(path=show(path), reason=f"it is {mount.book.state(path).value} already")
-    if any(is_below(path, other) or is_below(other, path) for other in mount.busy):
-        raise Refused(path=show(path), reason="it is being worked on already")
     await mount.run(mount.upper_ledger.forget_stale, path)
     record = mount.book.get(path)
     if record is not None and record.state in (State.REFUSED, State.FAILED):

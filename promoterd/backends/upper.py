@@ -11,13 +11,13 @@ from typing import ClassVar
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
 from promoterd.overlay import beneath, copyup, mounts, roll, xattrs
 from promoterd.overlay.activation import mark_in_effect
-from promoterd.overlay.ancestors import adopt_ancestors
+from promoterd.overlay.ancestors import adopt, adopt_ancestors
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import open_scratch
 from promoterd.overlay.shadows import others_own
-from promoterd.paths import parent, show
+from promoterd.paths import show
 from promoterd.provenance import Provenance, decode
 
 PASSES = 8
@@ -44,10 +44,11 @@ class UpperBackend(Backend):
         # it holds the lock under which it sets them back (fs/overlayfs/copy_up.c)
         with self._shared_parents, Layers(self.overlay) as layers:
             adopt_ancestors(layers, plan.path)
-            self._copy_directory_up(layers, plan.path)
+            adopt(layers, plan.path, layers.contributing(plan.path))
         for directory in plan.directories:
             with Layers(self.overlay) as layers:
-                self._copy_directory_up(layers, directory.path)
+                # it keeps a full one's own times, and follows lower's attributes once it is reopened (R2)
+                adopt(layers, directory.path, directory.layers)
                 work = self._unshadowed(layers, directory, layers.list_upper(directory.path))
             for start in range(0, len(work), self.batch):
                 batch = work[start : start + self.batch]
@@ -107,13 +108,6 @@ class UpperBackend(Backend):
             return mark_in_effect(layers.root, layers.upper, path)
         except FileNotFoundError:
             return None
-
-    def _copy_directory_up(self, layers: Layers, path: bytes) -> None:
-        """The directory itself, which an empty one needs and which keeps a full one's own times."""
-        if beneath.exists_beneath(layers.upper, path):
-            return
-        with beneath.opened(layers.root, parent(path)) as above:
-            copyup.copy_up_by_times(above, os.fsdecode(path.rpartition(b"/")[2]))
 
     def _unshadowed(
         self, layers: Layers, directory: PlannedDirectory, upper: dict[str, UpperEntry]

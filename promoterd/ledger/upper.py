@@ -143,9 +143,9 @@ class UpperLedger:
         """Note how far a begun operation has come."""
         self._database.write("UPDATE journal SET step = ? WHERE upper_id = ? AND path = ?", step, self.upper_id, path)
 
-    def finish(self, path: bytes) -> None:
-        """The operation is done, or undone."""
-        self._write_many("DELETE FROM journal WHERE upper_id = ? AND path = ?", (path,))
+    def finish(self, *paths: bytes) -> None:
+        """The operations are done, or undone."""
+        self._write_many("DELETE FROM journal WHERE upper_id = ? AND path = ?", paths)
 
     def unfinished(self) -> list[JournalEntry]:
         """Operations that were begun and not finished, oldest first."""

@@ -49,27 +49,28 @@ def adopt_ancestors(layers: Layers, path: bytes) -> list[bytes]:
 
     Only a copy that still looks as its lower directory does gets a record; returns those that have one now.
     """
-    adopted = []
-    for ancestor in ancestors(path):
-        contributing = layers.contributing(ancestor)
-        if not contributing:
-            continue
-        if not beneath.exists_beneath(layers.upper, ancestor):
-            with beneath.opened(layers.root, parent(ancestor)) as above:
-                copyup.copy_up_by_times(above, os.fsdecode(ancestor.rpartition(b"/")[2]))
-        if layers.upper_xattr(ancestor, xattrs.ORIGIN) is None:
-            continue
-        if layers.upper_xattr(ancestor, xattrs.ANCESTOR) is None:
-            with (
-                beneath.opened(layers.upper, ancestor) as upper,
-                beneath.opened(layers.lowers[contributing[0]], ancestor) as lower,
-            ):
-                seen = attributes(upper)
-                if seen != attributes(lower, force_sync=True):
-                    continue
-                xattrs.put(xattrs.descriptor(upper), xattrs.ANCESTOR, seen.record().encode())
-        adopted.append(ancestor)
-    return adopted
+    return [ancestor for ancestor in ancestors(path) if adopt(layers, ancestor, layers.contributing(ancestor))]
+
+
+def adopt(layers: Layers, path: bytes, contributing: tuple[int, ...]) -> bool:
+    """Copy one directory up that these lower layers have, with a record of what it follows; whether it has one now."""
+    if not contributing:
+        return False
+    if not beneath.exists_beneath(layers.upper, path):
+        with beneath.opened(layers.root, parent(path)) as above:
+            copyup.copy_up_by_times(above, os.fsdecode(path.rpartition(b"/")[2]))
+    if layers.upper_xattr(path, xattrs.ORIGIN) is None:
+        return False
+    if layers.upper_xattr(path, xattrs.ANCESTOR) is None:
+        with (
+            beneath.opened(layers.upper, path) as upper,
+            beneath.opened(layers.lowers[contributing[0]], path) as lower,
+        ):
+            seen = attributes(upper)
+            if seen != attributes(lower, force_sync=True):
+                return False
+            xattrs.put(xattrs.descriptor(upper), xattrs.ANCESTOR, seen.record().encode())
+    return True
 
 
 def follow_lower(layers: Layers, path: bytes) -> bool:

@@ -176,8 +176,15 @@ class TestFollowing:
 
     def test_a_directory_without_a_record_is_left_alone(self, bench: Bench) -> None:
         os.chmod(bench.mounted.on_server(LIB), 0o700)
+        os.removexattr(bench.mounted.in_upper(LIB), "trusted.overlay.promoterd.ancestor")
         assert not follow(bench, LIB)
         assert look(bench.mounted.at(LIB))[0] & 0o777 == 0o755
+
+    def test_what_was_complete_follows_once_it_is_reopened(self, bench: Bench) -> None:
+        os.utime(bench.mounted.on_server(LIB), ns=(OLD, OLD + 99))
+        bench.reopen(LIB)
+        assert follow(bench, LIB)
+        assert look(bench.mounted.at(LIB))[3] == OLD + 99
 
     def test_one_that_is_gone_on_the_server_is_left_alone(self, bench: Bench) -> None:
         os.rename(bench.mounted.on_server("sw/app"), bench.mounted.on_server("sw/gone"))

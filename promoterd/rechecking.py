@@ -1,0 +1,93 @@
+"""When what is compared with the server: complete directories, growing ones, and those that only follow."""
+
+import asyncio
+import zlib
+from collections.abc import Callable, Iterable
+
+from promoterd.errors import Refused
+from promoterd.finding import Finder
+from promoterd.mounted import Mounted
+from promoterd.paths import ancestors, show
+from promoterd.reopen import reopen_deferred
+from promoterd.staleness import follow, recheck
+from promoterd.states import MARKED, State
+
+WITHOUT_RULE = 600.0
+"""Seconds between two looks at a directory that no rule of the policy governs."""
+_SHARE = 0.25
+_BOUNDS = (0.5, 30.0)
+_SPREAD = 0.1
+
+
+def spread(path: bytes, interval: float) -> float:
+    """The interval ±10 %, by the path, so that not all directories come due at once (pure)."""
+    return interval * (1 - _SPREAD + 2 * _SPREAD * (zlib.crc32(path) % 1000) / 1000)
+
+
+class Rechecker:
+    """Looks at everything when it is due. ``activate`` is called when the overlay is to forget what it knows."""
+
+    def __init__(self, mount: Mounted, finder: Finder, activate: Callable[[], None]) -> None:
+        self.mount = mount
+        self.finder = finder
+        self._activate = activate
+        self._looked_at: dict[bytes, float] = {}
+
+    async def run(self) -> None:
+        """Recheck, until cancelled. Raises MountGone."""
+        shortest = min((rule.recheck for rule in self.mount.policy.rules), default=WITHOUT_RULE)
+        least, most = _BOUNDS
+        while True:
+            await asyncio.sleep(min(most, max(least, shortest * _SHARE)))
+            try:
+                await self._look(self.mount.clock())
+            except OSError as error:
+                self.mount.log.warning("recheck_failed", reason=str(error))
+
+    async def _look(self, now: float) -> None:
+        mount = self.mount
+        due = [
+            record.path
+            for record in mount.book.in_states(MARKED)
+            if now >= (record.last_checked or 0.0) + self._interval_of(record.path)
+        ]
+        if due:
+            for path in await recheck(mount, due):
+                self.finder.look_below(path)
+        if mount.book.in_states({State.COMPLETE}):
+            self._activate()
+        if mount.backend.marks:
+            await mount.run(mount.free_space_lack)
+        await self._look_at_growing(now)
+        await self._look_at_followed(now)
+        if mount.overlay.read_only:
+            await reopen_deferred(mount)
+
+    async def _look_at_growing(self, now: float) -> None:
+        """A growing directory that changed brings new releases: find them, and drop negative dentries (R14)."""
+        for path in self._due(self.finder.growing, now):
+            try:
+                changed = await self.finder.changed(path)
+            except Refused as refused:
+                self.mount.log.warning("recheck_failed", path=show(path), reason=refused.message)
+                continue
+            if changed:
+                self.mount.log.info("growing_changed", path=show(path), reason="the server changed it")
+                await follow(self.mount, [*ancestors(path), path])
+                self._activate()
+                self.finder.look_below(path)
+
+    async def _look_at_followed(self, now: float) -> None:
+        """What was copied up, and has nothing complete in it any more, follows lower all the same (R2)."""
+        marked = [record.path for record in self.mount.book.in_states(MARKED)]
+        cared_for = {directory for path in marked for directory in (*ancestors(path), path)}
+        await follow(self.mount, self._due(self.mount.followed - cared_for, now))
+
+    def _due(self, paths: Iterable[bytes], now: float) -> list[bytes]:
+        due = [path for path in paths if now >= self._looked_at.get(path, 0.0) + self._interval_of(path)]
+        self._looked_at.update(dict.fromkeys(due, now))
+        return sorted(due)
+
+    def _interval_of(self, path: bytes) -> float:
+        rule = self.mount.policy.rule_for(path)
+        return spread(path, WITHOUT_RULE if rule is None else rule.recheck)
