@@ -7,6 +7,7 @@ it answers from disk and never from memory. Backends are classes registered unde
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
@@ -157,7 +158,11 @@ class Backend(ABC):
 
 def registered() -> dict[str, type[Backend]]:
     """All backends by name. A backend that cannot be imported is left out of the table and reported by ``load``."""
-    return {point.name: load(point.name) for point in entry_points(group=GROUP)}
+    found = {}
+    for name in names():
+        with suppress(UsageError):
+            found[name] = load(name)
+    return found
 
 
 def names() -> list[str]:
@@ -171,7 +176,8 @@ def load(name: str) -> type[Backend]:
         if point.name == name:
             try:
                 found = point.load()
-            except (ImportError, AttributeError) as error:
+            except Exception as error:
+                # another package's module may raise anything
                 raise UsageError(
                     f"the backend {name} ({point.value}) cannot be loaded: {error}",
                     hint="reinstall the package that provides it",

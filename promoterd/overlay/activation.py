@@ -14,6 +14,7 @@ _FLAGS = {
     os.ST_NOATIME: syscalls.MS_NOATIME,
     os.ST_NODIRATIME: syscalls.MS_NODIRATIME,
     os.ST_RELATIME: syscalls.MS_RELATIME,
+    0x2000: 0x100,  # ST_NOSYMFOLLOW, MS_NOSYMFOLLOW (include/linux/statfs.h, include/uapi/linux/mount.h)
 }
 
 

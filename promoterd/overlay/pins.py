@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 
 _LINKS = ("cwd", "root", "exe")
+_DELETED = b" (deleted)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ def _ways(pid: bytes, absolute: bytes) -> set[str]:
     ways = set()
 
     def holds(target: bytes) -> bool:
-        return target == absolute or target.startswith(inside)
+        return target == absolute or target.startswith(inside) or target.removesuffix(_DELETED) == absolute
 
     for link in _LINKS:
         if holds(_target(b"/proc/%s/%s" % (pid, link.encode()))):
@@ -44,7 +45,7 @@ def _ways(pid: bytes, absolute: bytes) -> set[str]:
     descriptors = b"/proc/%s/fd/" % pid
     if any(holds(_target(descriptors + number)) for number in _listed(descriptors)):
         ways.add("fd")
-    if any(map(holds, _mapped(pid))):
+    if any(holds(path) or holds(path.replace(rb"\012", b"\n")) for path in _mapped(pid)):
         ways.add("map")
     return ways
 
@@ -52,7 +53,7 @@ def _ways(pid: bytes, absolute: bytes) -> set[str]:
 def _target(link: bytes) -> bytes:
     """Where a link of /proc leads; empty where that cannot be seen any more."""
     try:
-        return os.readlink(link).removesuffix(b" (deleted)")
+        return os.readlink(link)
     except OSError:
         return b""
 
@@ -64,17 +65,13 @@ def _listed(directory: bytes) -> list[bytes]:
         return []
 
 
-def _mapped(pid: bytes) -> list[bytes]:
-    """The files that a process has mapped."""
+def _mapped(pid: bytes) -> set[bytes]:
+    """The files that a process has mapped, as the kernel shows them: newlines escaped, and nothing else (proc(5))."""
     try:
         with open(b"/proc/%s/maps" % pid, "rb") as maps:
-            return [_unescape(line.split(None, 5)[-1].rstrip(b"\n")) for line in maps if b"/" in line]
+            return {line.split(None, 5)[-1].rstrip(b"\n") for line in maps if b"/" in line}
     except OSError:
-        return []
-
-
-def _unescape(path: bytes) -> bytes:
-    return path.replace(b"\\012", b"\n").removesuffix(b" (deleted)")
+        return set()
 
 
 def _command(pid: str) -> str:

@@ -20,6 +20,7 @@ ENTRY_POINTS = """
 [promoterd.backends]
 field = promoterd_field:FieldBackend
 field-missing = promoterd_nowhere:Backend
+field-failing = promoterd_field_failing:Backend
 field-other = promoterd_field:not_a_backend
 """
 
@@ -32,4 +33,5 @@ def third_party(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (information / "METADATA").write_text("Metadata-Version: 2.1\nName: promoterd-field\nVersion: 1.0\n")
     (information / "entry_points.txt").write_text(ENTRY_POINTS)
     (tmp_path / "promoterd_field.py").write_text(THIRD_PARTY)
+    (tmp_path / "promoterd_field_failing.py").write_text("1 / 0\n")
     monkeypatch.syspath_prepend(tmp_path)
