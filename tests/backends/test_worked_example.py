@@ -91,6 +91,6 @@ def test_what_is_signed_off_is_completed_and_can_be_reopened(bench: Bench, path:
     bench.mounted.counted.reset()
     assert not os.path.exists(bench.mounted.at(path + b"/missing"))
     assert bench.mounted.counted.counts()["LOOKUP_NEGATIVE"] == 0
-    bench.reopen(*[path])
+    bench.reopen(path)
     assert bench.on_disk(path).mark is MarkState.NONE
     assert_same_view(before, bench.view())
