@@ -101,7 +101,7 @@ async def _why_unplannable(mount: Mounted, path: bytes) -> str | None:
 def _why_not_yet(mount: Mounted, path: bytes, heat: float) -> str | None:
     record, rule = mount.book.get(path), mount.policy.rule_for(path)
     now = mount.clock()
-    if record is not None and record.retry_at is not None and record.retry_at > now:
+    if record is not None and record.state is not State.HOT and record.retry_at is not None and record.retry_at > now:
         return f"it is tried again in {format_duration(record.retry_at - now)}"
     if rule is not None and rule.promote == "hot" and heat < mount.policy.threshold_for(rule):
         return f"its heat {heat:.1f} is below the threshold {mount.policy.threshold_for(rule):g}"

@@ -19,7 +19,7 @@ from promoterd.terms import NANOSECONDS, terms_for
 RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
 """Seconds until a failed promotion is tried again: doubled with each attempt."""
 RETRY_REFUSED = 3600.0
-"""Seconds until a refused directory is looked at again: its obstacle may be gone."""
+"""Seconds until a refused directory is looked at again, since its obstacle may be gone; or one that was observed."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 Progress = Callable[[int, int], None]
@@ -72,7 +72,7 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
         _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
     except TripWire as tripped:
         mount.upper_ledger.finish(path)
-        mount.book.move(path, State.HOT, now=mount.clock(), reason=tripped.message)
+        mount.book.move(path, State.HOT, now=mount.clock(), reason=tripped.message, retry_at=None)
         raise
     except (MountGone, PoolClosed):  # what was begun stands in the journal, for the next time that the mount is there
         raise
@@ -99,7 +99,8 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
     plan = await mount.with_layers(plan_it)
     if not mount.backend.marks:
         mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
-        mount.book.move(path, State.HOT, now=now, reason=f"backend {mount.backend.name} marks nothing")
+        said = f"backend {mount.backend.name} marks nothing"
+        mount.book.move(path, State.HOT, now=now, reason=said, retry_at=now + RETRY_REFUSED)
         return Promotion(path, Outcome.OBSERVED, tuple(d.path for d in plan.directories), plan.entries)
     if not plan.directories:
         await settle(mount, path)

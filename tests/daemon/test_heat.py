@@ -1,26 +1,187 @@
-"""Nobody tells the daemon what is hot (issue of heat: signal, tracker, policy, queue, promotion)."""
+"""From heat to an active directory, and what is promoted without heat or never; nobody tells the daemon anything."""
 
 import os
+import time
 from collections.abc import Callable
 
-from support.daemons import RunningDaemon, mount_policy
+import pytest
+
+from promoterd.paths import show
+from support.daemons import RunningDaemon, moment, mount_policy, use
 from support.overlays import MountedOverlay
+from support.promotions import SCRATCH, assert_same_view, snapshot, upper_directories
 from support.trees import files
 
-Make = Callable[..., MountedOverlay]
+MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 
 
-def test_listing_a_directory_makes_it_active(make_overlay: Make, make_daemon: MakeDaemon) -> None:
-    mounted = make_overlay({"app": {"lib": files(20), "doc": files(3)}}, counting=True)
-    daemon = make_daemon(mount_policy(mounted)).start(watching=3)
-    for _ in range(3):
+def test_what_is_used_becomes_active_by_itself(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    tree = {"app": {"lib": files(20), "bin": files(20), "doc": files(3)}}
+    mounted = make_overlay(tree, counting=True, log=True)
+    before = snapshot(mounted.mountpoint, threads=1)
+    daemon = make_daemon(mount_policy(mounted)).start(watching=4)
+    for number in range(3):
+        with open(mounted.at(f"app/bin/f000{number}"), "rb") as file:
+            assert file.read() == b"content of 000%d\n" % number
         os.listdir(mounted.at("app/lib"))
-    daemon.wait_state("active", b"app/lib")
-    lookups = mounted.counted.counts()
-    for n in range(50):
-        assert not os.path.exists(mounted.at(f"app/lib/missing{n}"))
-    print(lookups, mounted.counted.counts())
-    print(daemon.tail(100))
-    print(daemon.status())
-    print(daemon.scrape())
+    daemon.wait_state("active", b"app/lib", b"app/bin")
+    assert [event["state"] for event in daemon.find("directory", path="/app/lib")] == [
+        *("hot", "shadowing", "complete", "active")
+    ]
+
+    mounted.cool()
+    asked_before = len(_asked(mounted, b"app/lib"))
+    mounted.counted.reset()
+    for number in range(50):
+        assert not os.path.exists(mounted.at(f"app/lib/missing{number}"))
+        assert not os.path.exists(mounted.at(f"app/bin/missing{number}"))
+    assert set(os.listdir(mounted.at("app/lib"))) == {os.fsencode(name) for name in files(20)}
+    counts = mounted.counted.counts()
+    assert counts["LOOKUP_NEGATIVE"] == 0
+    assert counts["READDIR"] == 0
+    assert len(_asked(mounted, b"app/lib")) == asked_before, "nothing in it was asked for, nor the directory itself"
+
+    assert daemon.states().keys() == {"/app/lib", "/app/bin"}
+    assert b"app/doc" not in set(upper_directories(mounted))
+    assert daemon.metric("promoterd_directories", state="active") == 2
+    assert daemon.metric("promoterd_promotions_total", outcome="marked") == 2
+    assert daemon.metric("promoterd_entries_copied_total") == 40
+    daemon.stop()
+    assert_same_view(before, snapshot(mounted.mountpoint, skip={SCRATCH}, threads=1))
+
+
+def _asked(mounted: MountedOverlay, path: bytes) -> list[str]:
+    """The requests about this directory or anything in it that the server had so far."""
+    with open(mounted.lowers[0] + b".log") as log:
+        return [line for line in log if os.fsdecode(mounted.on_server(path)) in line]
+
+
+def test_its_own_work_heats_nothing(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({"app": {f"d{number}": files(3) for number in range(5)}, "lib": {"sub": files(3)}})
+    rules = [{"path": "lib", "promote": "always"}, {"path": "**"}]
+    daemon = make_daemon(mount_policy(mounted, rules, heat={"threshold": 0.001}))
+    daemon.start(watching=8)
+    daemon.wait_state("active", b"lib", b"lib/sub")
+    checked = daemon.metric("promoterd_rechecks_total")
+    daemon.wait_for(lambda: daemon.metric("promoterd_rechecks_total") >= checked + 4)
+    daemon.ask("explain", mounted.at("app/d1"))
+    daemon.ask("explain", mounted.at("lib"))
+    time.sleep(1.1)  # the source is read once a second
+    assert daemon.heat() == {}
+    assert daemon.metric("promoterd_heat_events_total") == 0
+    assert daemon.states().keys() == {"/lib", "/lib/sub"}
+    assert set(upper_directories(mounted)) == {b"", b"lib", b"lib/sub"}
+    os.listdir(mounted.at("lib"))  # it is still heard, after activation and rechecks
+    daemon.wait_for(lambda: "/lib" in daemon.heat())
+
+
+def test_watches_are_limited_by_policy_and_reported(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({f"d{number}": files(1) for number in range(9)})
+    daemon = make_daemon(mount_policy(mounted, heat={"max_watches": 4})).start(watching=3)
+    daemon.wait_for(lambda: daemon.status()["heat_source"]["refused"] == 6)
+    assert daemon.status()["heat_source"] | {"events": 0} == {
+        **{"limit": 4, "watches": 4, "armed": 3, "refused": 6, "events": 0, "overflows": 0}
+    }
+    daemon.wait_for(lambda: daemon.metric("promoterd_heat_directories_refused") == 6)
+    assert daemon.metric("promoterd_heat_watches") == 4
+    assert daemon.metric("promoterd_heat_watches_limit") == 4
+
+
+def test_policy_decides_what_is_touched(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    release = {"lib": files(4), "doc": files(4)}
+    mounted = make_overlay(
+        {
+            "apps": {"one": release, "two": release},
+            "never": {"deep": files(3)},
+            "other": {"deep": files(3)},
+            "first": {"a": files(3), "b": {"never": files(3)}},
+        }
+    )
+    rules = [
+        {"path": "apps", "growing": True},
+        {"path": "apps/*", "growing": True},
+        {"path": "apps/one/lib", "promote": "always"},
+        {"path": "apps/*/*"},
+        {"path": "never", "promote": "never"},
+        {"path": "first/b/never", "promote": "never"},
+        {"path": "first/**"},
+        {"path": "first"},
+        {"path": "never/**", "promote": "always"},  # the first that matches decides, and never means all below
+    ]
+    daemon = make_daemon(mount_policy(mounted, rules)).start(watching=6)
+    daemon.wait_state("active", b"apps/one/lib")
+    use(mounted, "", "apps", "apps/two", "apps/two/doc", "never", "never/deep", "other", "other/deep", "first")
+    daemon.wait_state("active", b"apps/two/doc")
+    daemon.wait_state("refused", b"first")
+    assert daemon.reason(b"first") == (
+        "the child directory /first/b/never blocks it: rule 'first/b/never' says `promote: never`"
+    )
+    assert set(upper_directories(mounted)) == {
+        *(b"", b"apps", b"apps/one", b"apps/one/lib", b"apps/two", b"apps/two/doc")
+    }
+    assert os.listdir(mounted.in_upper("apps/one")) == [b"lib"]
+    for free in ("apps", "apps/one", "apps/two"):
+        assert daemon.explain(mounted, free.encode())["mark"] == "none", f"{free} is growing"
+    assert daemon.states().keys() == {"/apps/one/lib", "/apps/two/doc", "/first"}
+
+
+def test_so_many_at_once_and_no_more(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    names = [f"d{number}" for number in range(4)]
+    mounted = make_overlay({name: files(600) for name in names})
+    rules = [{"path": "*", "promote": "always"}]
+    limits = {"concurrency": 2, "entries_per_second": 2000}
+    daemon = make_daemon(mount_policy(mounted, rules, limits=limits)).start()
+    daemon.wait_state("active", *(name.encode() for name in names))
+    at_work: set[str] = set()
+    most = 0
+    for event in daemon.find("directory"):
+        (at_work.add if event["state"] == "shadowing" else at_work.discard)(event["path"])
+        most = max(most, len(at_work))
+    assert most == 2
+
+
+def test_entries_per_second(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({"a": files(512), "b": files(512)})
+    rules = [{"path": "*", "promote": "always"}]
+    daemon = make_daemon(mount_policy(mounted, rules, limits={"entries_per_second": 400})).start()
+    daemon.wait_for(lambda: len(daemon.find("directory", state="complete")) == 2)
+    begun = min(moment(event) for event in daemon.find("directory", state="shadowing"))
+    ended = max(moment(event) for event in daemon.find("directory", state="complete"))
+    batch = 256  # is admitted at once; the time that it is worth is waited for before the next
+    assert (1024 - batch) / (ended - begun) <= 400 * 1.02
+    assert daemon.metric("promoterd_throttled_seconds_total") >= 1.5
+
+
+@pytest.mark.parametrize(
+    ("limit", "lack"), [("min_free_space", "less free space"), ("min_free_inodes", "fewer free inodes")]
+)
+def test_a_full_upper_layer_is_left_alone(
+    make_overlay: MakeOverlay, make_daemon: MakeDaemon, limit: str, lack: str
+) -> None:
+    mounted = make_overlay({"lib": files(5)}, upper_fs="tmpfs", upper_size=1 << 20)
+    with open(mounted.at("filler"), "wb") as filler:
+        filler.truncate(0)
+        filler.write(b"x" * 4096)
+    daemon = make_daemon(mount_policy(mounted, [{"path": "lib", "promote": "always"}], limits={limit: "100%"})).start()
+    daemon.wait_state("failed", b"lib")
+    assert lack in (daemon.reason(b"lib") or "")
+    assert limit in (daemon.reason(b"lib") or "")
+    assert set(upper_directories(mounted)) == {b""}
+    assert daemon.metric("promoterd_promotions_total", outcome="busy") == 1
+    assert 0 < daemon.metric("promoterd_upper_free_bytes") < daemon.metric("promoterd_upper_size_bytes") == 1 << 20
+    assert 0 < daemon.metric("promoterd_upper_free_inodes") < daemon.metric("promoterd_upper_inodes")
+
+
+def test_observe_says_what_would_be_done_and_does_nothing(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({"lib": {"sub": files(5)}})
+    rules = [{"path": "**", "promote": "always"}]
+    daemon = make_daemon(mount_policy(mounted, rules, backend="observe")).start()
+    would = daemon.wait_event("would_promote", path="/lib")
+    time.sleep(0.5)
+    assert len(daemon.find("would_promote")) == 2, "each is said once"
+    assert (would["directories"], would["entries"]) == (2, 6)
+    assert os.listdir(mounted.upper) == []
+    assert not any("promoterd" in name for name in os.listxattr(mounted.upper))
+    assert daemon.explain(mounted, b"lib")["blocked_by"] == "the backend observe marks nothing"
+    assert daemon.states()[show(b"lib")] == "hot"

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Self, TypeVar
 
 import yaml
@@ -40,6 +41,11 @@ def wait_for(what: Callable[[], T], patience: float = PATIENCE, poll: float = _P
         time.sleep(poll)
 
 
+def moment(event: Event) -> float:
+    """When it happened, in seconds since the epoch."""
+    return datetime.fromisoformat(event["timestamp"]).timestamp()
+
+
 def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = ({"path": "**"},), **keys: Any) -> Event:
     """The section of one mount, in a hurry; ``limits`` and ``heat`` are merged with what stands here."""
     limits = {"entries_per_second": "unlimited", "min_free_space": 0, "min_free_inodes": 0} | keys.pop("limits", {})
@@ -54,6 +60,21 @@ def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = (
         "rules": [{**FAST, **rule} for rule in rules],
         **keys,
     }
+
+
+def use(mounted: MountedOverlay, *paths: str | bytes, times: int = 2) -> None:
+    """Do what an application does in directories: list them and read a file, so many times.
+
+    Not the same thing twice in a row, which the kernel may report as one (inotify(7), successive identical events).
+    """
+    for _ in range(times):
+        for path in paths:
+            directory = mounted.at(path)
+            for name in sorted(os.listdir(directory)):
+                if os.path.isfile(directory + b"/" + name):
+                    with open(directory + b"/" + name, "rb") as file:
+                        file.read()
+                    break
 
 
 class RunningDaemon:
