@@ -3,13 +3,14 @@
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from promoterd.paths import show
 from support.daemons import RunningDaemon, moment, mount_policy, use
 from support.overlays import MountedOverlay
-from support.promotions import SCRATCH, assert_same_view, snapshot, upper_directories
+from support.promotions import assert_same_view, upper_directories, view_of
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]
@@ -19,7 +20,7 @@ MakeDaemon = Callable[..., RunningDaemon]
 def test_what_is_used_becomes_active_by_itself(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     tree = {"app": {"lib": files(20), "bin": files(20), "doc": files(3)}}
     mounted = make_overlay(tree, counting=True, log=True)
-    before = snapshot(mounted.mountpoint, threads=1)
+    before = view_of(mounted)
     daemon = make_daemon(mount_policy(mounted)).start(watching=4)
     for number in range(3):
         with open(mounted.at(f"app/bin/f000{number}"), "rb") as file:
@@ -48,7 +49,7 @@ def test_what_is_used_becomes_active_by_itself(make_overlay: MakeOverlay, make_d
     assert daemon.metric("promoterd_promotions_total", outcome="marked") == 2
     assert daemon.metric("promoterd_entries_copied_total") == 40
     daemon.stop()
-    assert_same_view(before, snapshot(mounted.mountpoint, skip={SCRATCH}, threads=1))
+    assert_same_view(before, view_of(mounted))
 
 
 def _asked(mounted: MountedOverlay, path: bytes) -> list[str]:
@@ -80,9 +81,8 @@ def test_watches_are_limited_by_policy_and_reported(make_overlay: MakeOverlay, m
     mounted = make_overlay({f"d{number}": files(1) for number in range(9)})
     daemon = make_daemon(mount_policy(mounted, heat={"max_watches": 4})).start(watching=3)
     daemon.wait_for(lambda: daemon.status()["heat_source"]["refused"] == 6)
-    assert daemon.status()["heat_source"] | {"events": 0} == {
-        **{"limit": 4, "watches": 4, "armed": 3, "refused": 6, "events": 0, "overflows": 0}
-    }
+    source = daemon.status()["heat_source"]
+    assert (source["limit"], source["watches"], source["armed"]) == (4, 4, 3)
     daemon.wait_for(lambda: daemon.metric("promoterd_heat_directories_refused") == 6)
     assert daemon.metric("promoterd_heat_watches") == 4
     assert daemon.metric("promoterd_heat_watches_limit") == 4
@@ -98,7 +98,7 @@ def test_policy_decides_what_is_touched(make_overlay: MakeOverlay, make_daemon: 
             "first": {"a": files(3), "b": {"never": files(3)}},
         }
     )
-    rules = [
+    rules: list[dict[str, Any]] = [
         {"path": "apps", "growing": True},
         {"path": "apps/*", "growing": True},
         {"path": "apps/one/lib", "promote": "always"},

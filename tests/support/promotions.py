@@ -94,11 +94,16 @@ class Bench:
 
     def view(self) -> View:
         """What applications see; our scratch directory aside."""
-        return snapshot(self.mounted.mountpoint, skip={SCRATCH}, threads=1)
+        return view_of(self.mounted)
 
     def remount(self) -> None:
         self.mounted.remount()
         self.refresh()
+
+
+def view_of(mounted: MountedOverlay) -> View:
+    """What applications see; our scratch directory aside."""
+    return snapshot(mounted.mountpoint, skip={SCRATCH}, threads=1)
 
 
 def assert_same_view(before: View, after: View) -> None:
