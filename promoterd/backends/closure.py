@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator
 from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, mountinfo, mounts, syscalls, xattrs
-from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
+from promoterd.overlay.listing import UNCHANGEABLE, Layers, LowerListing, UpperEntry
+from promoterd.overlay.shadows import file_stands_alone
 from promoterd.overlay.watchers import watched_by_others
-from promoterd.paths import ancestors, display, join, show
+from promoterd.paths import ancestors, display, is_below, join, show
 from promoterd.provenance import decode
 
 UNLISTED_NAMES = (".snapshot", ".zfs", ".snapshots")
@@ -51,7 +52,9 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
                 hint="raise `max_entries` in its rule, or promote deeper directories one by one",
             )
         upper = layers.list_upper(directory)
-        _check_listing(layers, path, directory, listing, upper, demands, needs_redirects=needs_redirects)
+        _check_listing(layers, path, directory, listing, upper, demands)
+        if needs_redirects:
+            _refuse_long(layers, path, directory, listing, upper)
         if not demands.hide_unlisted:
             _refuse_unlisted(layers, path, PlannedDirectory(directory, contributing, listing))
         if demands.break_hardlinks and not layers.overlay.index:
@@ -63,7 +66,7 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
             raise _refused(
                 path, children[0], "it is not complete itself, and the rule says `recursive: false`", "promote it first"
             )
-        waiting.extend(_with_layers(layers, contributing, children))
+        waiting.extend(_with_layers(layers, path, contributing, children))
         plan.directories.append(PlannedDirectory(directory, contributing, listing))
     plan.directories.reverse()
     refuse_watched(layers, path, (d.path for d in plan.directories if not terms.of(d.path).ignore_watchers))
@@ -71,7 +74,8 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
 
 
 def _refused(path: bytes, child: bytes, reason: str, hint: str | None = None) -> Refused:
-    where = "" if child == path else f"the child directory {show(child)} blocks it: "
+    relation = "child directory" if is_below(child, path) else "ancestor"
+    where = "" if child == path else f"the {relation} {show(child)} blocks it: "
     return Refused(path=show(path), reason=where + reason, hint=hint)
 
 
@@ -106,18 +110,40 @@ def _root_of_closure(layers: Layers, path: bytes) -> list[tuple[bytes, tuple[int
         pass
     if is_complete(layers, path):
         return []
+    _refuse_renamed(layers, path, path)
+    contributing: tuple[int, ...] = tuple(range(len(layers.lowers)))
+    for directory in [*ancestors(path), path]:
+        contributing = _contributing_below(layers, path, contributing, directory)
+        if not contributing:
+            raise Refused(path=show(path), reason="no lower layer has it: there is nothing to ask the server for")
+        _refuse_unchangeable(layers, path, directory, contributing[0])
     _refuse_opaque(layers, path, path)
-    contributing = layers.contributing(path)
-    if not contributing:
-        raise Refused(path=show(path), reason="no lower layer has it: there is nothing to ask the server for")
     return [(path, contributing)]
 
 
+def _contributing_below(
+    layers: Layers, path: bytes, contributing: tuple[int, ...], directory: bytes
+) -> tuple[int, ...]:
+    try:
+        return layers.contributing_below(contributing, directory)
+    except Refused as refusal:
+        raise _refused(path, directory, str(refusal.fields["reason"]), refusal.hint) from None
+
+
+def _refuse_unchangeable(layers: Layers, path: bytes, directory: bytes, index: int) -> None:
+    """Refuse where the directory would have to be copied up and cannot be."""
+    if beneath.exists_beneath(layers.upper, directory):
+        return
+    with beneath.opened(layers.lowers[index], directory) as lower:
+        if syscalls.statx(lower).attributes & UNCHANGEABLE:
+            raise _refused(path, directory, "it is immutable or append-only", "chattr -ia it on the server")
+
+
 def _with_layers(
-    layers: Layers, contributing: tuple[int, ...], children: Iterable[bytes]
+    layers: Layers, path: bytes, contributing: tuple[int, ...], children: Iterable[bytes]
 ) -> Iterator[tuple[bytes, tuple[int, ...]]]:
     for child in children:
-        found = layers.contributing_below(contributing, child)
+        found = _contributing_below(layers, path, contributing, child)
         if found:
             yield child, found
 
@@ -152,15 +178,13 @@ def _merged_children(
     return children
 
 
-def _check_listing(  # noqa: PLR0913 - one directory's facts and one rule's demands
+def _check_listing(
     layers: Layers,
     path: bytes,
     directory: bytes,
     listing: LowerListing,
     upper: dict[str, UpperEntry],
     demands: DirectoryTerms,
-    *,
-    needs_redirects: bool,
 ) -> None:
     if listing.redirected:
         raise _refused(
@@ -186,8 +210,6 @@ def _check_listing(  # noqa: PLR0913 - one directory's facts and one rule's dema
             "chattr -ia them on the server",
         )
     _refuse_young(path, directory, listing, demands)
-    if needs_redirects:
-        _refuse_long(path, directory, listing, upper)
 
 
 def _refuse_young(path: bytes, directory: bytes, listing: LowerListing, demands: DirectoryTerms) -> None:
@@ -204,18 +226,26 @@ def _refuse_young(path: bytes, directory: bytes, listing: LowerListing, demands:
         )
 
 
-def _refuse_long(path: bytes, directory: bytes, listing: LowerListing, upper: dict[str, UpperEntry]) -> None:
-    room = mounts.redirect_max() - len(directory) - 2
+def _refuse_long(
+    layers: Layers, path: bytes, directory: bytes, listing: LowerListing, upper: dict[str, UpperEntry]
+) -> None:
+    most = mounts.redirect_max()
     for name, mode in listing.entries.items():
-        if stat.S_ISREG(mode) and name not in upper and len(os.fsencode(name)) > room:
-            length = len(directory) + len(os.fsencode(name)) + 2
-            raise _refused(
-                path,
-                directory,
-                f"the path of {display(os.fsencode(name))} has {length} bytes inside the mount, more than the overlay "
-                f"module's redirect_max = {mounts.redirect_max()}",
-                "raise it: echo 4096 > /sys/module/overlay/parameters/redirect_max",
-            )
+        length = len(b"/") + len(join(directory, os.fsencode(name)))
+        if not stat.S_ISREG(mode) or length <= most or (name in upper and _needs_no_redirect(layers, directory, name)):
+            continue
+        raise _refused(
+            path,
+            directory,
+            f"the path of {display(os.fsencode(name))} has {length} bytes inside the mount, more than the overlay "
+            f"module's redirect_max = {most}",
+            "raise it: echo 4096 > /sys/module/overlay/parameters/redirect_max",
+        )
+
+
+def _needs_no_redirect(layers: Layers, directory: bytes, name: str) -> bool:
+    with beneath.opened(layers.upper, directory) as above:
+        return file_stands_alone(above, name)
 
 
 def _refuse_unlisted(layers: Layers, path: bytes, directory: PlannedDirectory) -> None:

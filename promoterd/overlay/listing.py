@@ -19,7 +19,8 @@ from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.xattrs import stat_is_whiteout
 from promoterd.paths import ancestors, show
 
-_UNCHANGEABLE = syscalls.STATX_ATTR_IMMUTABLE | syscalls.STATX_ATTR_APPEND
+UNCHANGEABLE = syscalls.STATX_ATTR_IMMUTABLE | syscalls.STATX_ATTR_APPEND
+"""What keeps an entry from being copied up, where the file system tells it (NFS and FUSE do not)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,7 @@ def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None
     """Add one layer's names to a listing that holds those of the layers above."""
     local = xattrs.has_trusted(directory)
     xwhiteouts = local and xattrs.get(xattrs.descriptor(directory), xattrs.OPAQUE) == xattrs.OPAQUE_XWHITEOUTS
-    can_be_unchangeable = bool(syscalls.statx(directory).attributes_mask & _UNCHANGEABLE)
+    can_be_unchangeable = bool(syscalls.statx(directory).attributes_mask & UNCHANGEABLE)
     prefix = f"/proc/self/fd/{directory}/"
     with os.scandir(directory) as found:
         for item in found:
@@ -242,7 +243,7 @@ def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None
                     listing.hard_linked.append(name)
                 if local and _has_redirect(prefix + name):
                     listing.redirected.append(name)
-            if can_be_unchangeable and syscalls.statx(directory, name).attributes & _UNCHANGEABLE:
+            if can_be_unchangeable and syscalls.statx(directory, name).attributes & UNCHANGEABLE:
                 listing.unchangeable.append(name)
 
 
