@@ -20,7 +20,7 @@ from promoterd.notify import Notifier
 from promoterd.overlay.mountinfo import MountWatch
 from promoterd.policy import MountPolicy, Policy, load_policy
 
-HOUSEKEEPING = 5.0
+HOUSEKEEPING = 2.0
 """Seconds between two looks at free space and stuck calls."""
 READY_PATIENCE = 20.0
 """Seconds after which systemd is told READY even if a mount is still opening: a dead server must not fail the start."""

@@ -53,7 +53,7 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
     """Plan, shadow, verify and mark a directory with its closure; its state says how that went.
 
     Raises TripWire while the mount is paused or when something broken was met, Refused where it is being worked on
-    already, and MountGone.
+    already, and MountGone. What these break off stands in the journal, for the next start.
     """
     mount.check_not_paused()
     if overlaps(path, mount.busy):
@@ -71,10 +71,9 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
         done = Promotion(path, Outcome.BUSY, reason=busy.message, hint=busy.hint)
         _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
     except TripWire as tripped:
-        mount.upper_ledger.finish(path)
         mount.book.move(path, State.HOT, now=mount.clock(), reason=tripped.message, retry_at=None)
         raise
-    except (MountGone, PoolClosed):  # what was begun stands in the journal, for the next time that the mount is there
+    except (MountGone, PoolClosed):
         raise
     except OSError as error:
         done = _failed(mount, path, error)

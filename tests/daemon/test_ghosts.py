@@ -4,6 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from typing import Any
 
 from support.daemons import RunningDaemon, mount_policy
 from support.overlays import MountedOverlay
@@ -13,7 +14,7 @@ from support.trees import files
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 RECHECK = 0.5
-RULES = [
+RULES: list[dict[str, Any]] = [
     {"path": "apps", "growing": True},
     {"path": "apps/*", "growing": True},
     {"path": "apps/**", "promote": "always"},
