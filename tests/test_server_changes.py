@@ -12,6 +12,7 @@ import pytest
 
 from promoterd.backends.base import MarkState
 from promoterd.overlay import ghosts
+from promoterd.overlay.ancestors import follow_lower
 from support.overlays import MountedOverlay
 from support.promotions import SCRATCH, Bench
 from support.trees import Directory, File, Symlink
@@ -173,6 +174,8 @@ class Case:
         if ghost != LIB:
             self.bench.reopen(LIB)
             assert self.bench.on_disk(LIB).mark is MarkState.NONE
+            with self.bench.layers() as layers:
+                follow_lower(layers, LIB)
 
 
 def table() -> dict[str, tuple[str, ...]]:
