@@ -7,6 +7,7 @@ from typing import Any
 
 from promoterd.cli import render
 from promoterd.cli.output import say, say_json, say_rich
+from promoterd.cli.progress import sign_of_life
 from promoterd.cli.settings import socket_path
 from promoterd.cli.typed import absolute
 from promoterd.control.client import request
@@ -119,7 +120,9 @@ def reload(daemon: Daemon, *, as_json: bool) -> None:
 
 def retire(daemon: Daemon, mount: str, *, as_json: bool) -> int:
     """Undo everything on a mount; the exit code says whether something has to wait."""
-    answer = daemon.ask(Request(command="retire", path=absolute(mount)))
+    asked = Request(command="retire", path=absolute(mount))
+    with sign_of_life("retiring: waiting until nobody has written there for a while …", wanted=not as_json):
+        answer = daemon.ask(asked)
     if as_json:
         say_json(answer)
     else:

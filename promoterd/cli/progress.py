@@ -1,4 +1,4 @@
-"""A progress bar on a terminal; nothing anywhere else."""
+"""A progress bar, or a sign of life, on a terminal; nothing anywhere else."""
 
 import sys
 from collections.abc import Callable, Iterator
@@ -36,3 +36,16 @@ def progress_bar(title: str, *, wanted: bool) -> Iterator[Advance]:
     ) as progress:
         task = progress.add_task(title, total=None)
         yield lambda done, of: progress.update(task, completed=done, total=of)
+
+
+@contextmanager
+def sign_of_life(text: str, *, wanted: bool) -> Iterator[None]:
+    """For work whose end is not known, such as waiting until nobody has written for a while; gone after it."""
+    if not wanted or not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status(Text(text)):
+        yield

@@ -10,6 +10,7 @@ from promoterd.cli.asking import Daemon
 from promoterd.cli.direct import log_errors_only, work_on
 from promoterd.cli.output import say_json, say_rich
 from promoterd.cli.privilege import require_privilege
+from promoterd.cli.progress import sign_of_life
 from promoterd.cli.settings import mount_for, policy_for_acting, state_directory
 from promoterd.cli.typed import absolute
 from promoterd.control.protocol import Request
@@ -36,11 +37,11 @@ def reopen_path(daemon: Daemon, wanted: Wanted, *, as_json: bool) -> int:
     if wanted.path is None and not wanted.everything:
         raise UsageError("nothing to reopen", hint="name a directory, or say --all")
     path = None if wanted.path is None else absolute(wanted.path)
-    if daemon.runs:
-        asked = Request(command="reopen", path=path, all=wanted.everything)
-        answer = daemon.ask(asked)
-    else:
-        answer = _directly(daemon, path, everything=wanted.everything)
+    with sign_of_life("reopening: waiting until nobody has written there for a while …", wanted=not as_json):
+        if daemon.runs:
+            answer = daemon.ask(Request(command="reopen", path=path, all=wanted.everything))
+        else:
+            answer = _directly(daemon, path, everything=wanted.everything)
     return _say(answer, as_json=as_json)
 
 

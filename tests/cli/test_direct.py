@@ -1,7 +1,6 @@
 """Promoting, explaining and reopening on a real overlay while no daemon runs."""
 
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Callable
 import pytest
 
 from promoterd.demo.view import differences, snapshot
-from support.commands import Ran, environment, promoterd
+from support.commands import Ran, environment, on_a_terminal, promoterd
 from support.daemons import sleeping_process, wait_for
 from support.promotions import assert_marks_are_sound, xattr
 from support.sites import Site
@@ -172,33 +171,20 @@ class TestOnATerminal:
         assert "entries" in shown
         assert shown.rstrip().endswith("/app/lib: 1 directory, 1500 entries")
 
+    def test_a_sign_of_life_while_nothing_can_be_seen(self, site: Site) -> None:
+        assert promoterd("promote", site.at("app/lib"), "--config", site.config).code == 0
+        site.mount["quiet_period"] = "0.5s"
+        site.write()
+        code, shown = on_a_terminal("reopen", site.at("app/lib"), "--config", site.config)
+        assert code == 0
+        assert "waiting until nobody has written there" in shown
+        assert shown.rstrip().endswith("reopened /app/lib")
+
     def test_none_with_json(self, site: Site) -> None:
         code, shown = on_a_terminal("promote", site.at("app/lib"), "--config", site.config, "--json")
         assert code == 0
         assert shown.startswith("{")
         assert "\x1b" not in shown
-
-
-def on_a_terminal(*arguments: str) -> tuple[int, str]:
-    """Run a command on a terminal of its own; its exit code, and all that it wrote there."""
-    leader, follower = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "promoterd", *arguments],
-        stdin=follower,
-        stdout=follower,
-        stderr=follower,
-        env=environment({"TERM": "xterm", "COLUMNS": "150"}),
-    ) as process:
-        os.close(follower)
-        shown = b""
-        try:
-            while part := os.read(leader, 65536):
-                shown += part
-        except OSError:  # EIO: nobody has the terminal open any more
-            pass
-        finally:
-            os.close(leader)
-    return process.returncode, shown.decode()
 
 
 class TestCtrlC:

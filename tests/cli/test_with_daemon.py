@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from support.commands import Ran, environment, promoterd
+from support.commands import Ran, environment, on_a_terminal, promoterd
 from support.daemons import RunningDaemon, wait_for
 from support.promotions import assert_marks_are_sound, xattr
 from support.sites import Site
@@ -98,6 +98,11 @@ class TestAsking:
             process.communicate(timeout=5)
             assert process.returncode == 130
 
+    def test_top_on_a_terminal_until_ctrl_c(self, served: Served) -> None:
+        code, shown = on_a_terminal("top", "-w", "--interval", "0.1", "--socket", served.daemon.socket, until="warm")
+        assert code == 0
+        assert "Traceback" not in shown
+
     def test_who_may_not(self, served: Served) -> None:
         ran = promoterd("status", "--socket", served.daemon.socket, nobody=True)
         assert ran.code == 7
@@ -124,6 +129,16 @@ class TestPromoting:
         assert (reopened.code, reopened.out) == (0, "reopened /app/lib\n")
         assert xattr(served.site.mounted.in_upper("app/lib"), OPAQUE) is None
         assert served.state("app/lib") == "cold"
+
+    def test_with_a_bar_on_a_terminal(self, make_site: Callable[..., Site]) -> None:
+        site = make_site({"app": {"lib": files(900)}})
+        site.mount["limits"]["entries_per_second"] = 1000
+        with serve(site) as daemon:
+            daemon.start()
+            code, shown = on_a_terminal("promote", site.at("app/lib"), "--socket", daemon.socket)
+        assert code == 0
+        assert "/900" in shown
+        assert "/app/lib: 1 directory, 900 entries" in shown
 
     def test_recursively_in_json(self, served: Served) -> None:
         ran = served.run("promote", "-r", served.at("app"), "--json")

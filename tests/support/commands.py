@@ -2,6 +2,7 @@
 
 import json
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -73,3 +74,31 @@ def promoterd(
     ran = Ran(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
     assert "Traceback" not in ran.out + ran.err, ran.out + ran.err
     return ran
+
+
+def on_a_terminal(*arguments: str, until: str | None = None) -> tuple[int, str]:
+    """Run a command on a terminal of its own; its exit code, and all that it wrote there.
+
+    ``until``: when that is seen there, Ctrl-C is typed.
+    """
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        ["setsid", "--ctty", sys.executable, "-m", "promoterd", *arguments],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment({"TERM": "xterm", "COLUMNS": "150"}),
+    ) as process:
+        os.close(follower)
+        shown = b""
+        try:
+            while part := os.read(leader, 65536):
+                shown += part
+                if until is not None and until.encode() in shown:
+                    os.write(leader, b"\x03")
+                    until = None
+        except OSError:  # EIO: nobody has the terminal open any more
+            pass
+        finally:
+            os.close(leader)
+    return process.returncode, shown.decode()
