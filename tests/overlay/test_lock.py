@@ -176,7 +176,7 @@ class TestSecondUsers:
             try:
                 assert other.stdout.readline() == b"mounted\n"
                 (user,) = second_users(overlay_at(made.mountpoint))
-                assert f"the overlay at {tmp_path} in the mount namespace of pid {other.pid} (cat)" in user
+                assert f"the overlay at {tmp_path} in the mount namespace of pid {other.pid} (" in user
             finally:
                 other.kill()
         assert second_users(overlay_at(made.mountpoint)) == []
