@@ -24,7 +24,8 @@ class Provenance:
     """Who completed a directory, from what, and when.
 
     ``lower`` names the identities of the contributing lower layers, ``stamps`` their directories' stamps at the time
-    of the listing (mtime, ctime, inode; nanoseconds); ``completed_ns`` is this node's clock.
+    of the listing (mtime, ctime, inode; nanoseconds); ``completed_ns`` is this node's clock; ``roll`` says where the
+    names that were listed are written down.
     """
 
     backend: str
@@ -33,6 +34,7 @@ class Provenance:
     stamps: tuple[tuple[int, int, int], ...]
     completed_ns: int
     entries: int
+    roll: str = ""
 
     @classmethod
     def of(
@@ -43,6 +45,7 @@ class Provenance:
         stamps: Sequence[Stamp],
         completed_ns: int,
         entries: int,
+        roll: str = "",
     ) -> "Provenance":
         """The record for a directory at ``path`` whose lower layers have the identities ``lower``."""
         return cls(
@@ -52,6 +55,7 @@ class Provenance:
             tuple((stamp.mtime_ns, stamp.ctime_ns, stamp.inode) for stamp in stamps),
             completed_ns,
             entries,
+            roll,
         )
 
     def encode(self) -> bytes:
@@ -65,6 +69,7 @@ class Provenance:
                 "stamps": self.stamps,
                 "completed": self.completed_ns,
                 "entries": self.entries,
+                "roll": self.roll,
             },
             separators=(",", ":"),
         ).encode()
@@ -101,6 +106,7 @@ def decode(value: bytes | None) -> Provenance | None:
             tuple((int(mtime), int(ctime), int(inode)) for mtime, ctime, inode in record["stamps"]),
             int(record["completed"]),
             int(record["entries"]),
+            str(record["roll"]),
         )
     except (ValueError, KeyError, TypeError):
         return None

@@ -9,7 +9,7 @@ from promoterd.backends.base import Busy, MarkState
 from promoterd.backends.reopening import finish_interrupted
 from promoterd.errors import Refused
 from promoterd.mounted import Mounted
-from promoterd.overlay import xattrs
+from promoterd.overlay import rolls, xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, join, show
 from promoterd.states import MARKED, State
@@ -45,6 +45,8 @@ async def reconcile(mount: Mounted, *, rebuild: bool) -> list[bytes]:
         mount.log.info("rebuilt", marked=len(traces.marked), reason="the ledger knows nothing of this upper layer")
     for path in sorted(candidates):
         await settle(mount, path)
+    if mount.backend.marks:
+        await mount.with_layers(rolls.sweep)
     mount.upper_ledger.finish(b"", *(entry.path for entry in interrupted))
     return again
 

@@ -8,7 +8,8 @@ from promoterd.overlay.listing import Stamp
 from promoterd.provenance import AncestorRecord, Provenance, decode, decode_ancestor, digest
 
 STAMPS = [Stamp(1, 2, 3, (0, 40)), Stamp(4, 5, 6, (0, 41))]
-RECORD = Provenance.of("opaque", b"opt/lib", ["nfs:a", "nfs:b"], STAMPS, 1_700_000_000_000_000_000, 12)
+LOWER = ["nfs:a", "nfs:b"]
+RECORD = Provenance.of("opaque", b"opt/lib", LOWER, STAMPS, 1_700_000_000_000_000_000, 12, "../work/roll-\udcff")
 ANCESTOR = AncestorRecord(0o2755, 1, 2, 3, "00ff;")
 
 

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field
 
 from promoterd.backends.base import Busy
 from promoterd.errors import Refused
-from promoterd.overlay import activation, beneath, roll, xattrs
+from promoterd.overlay import activation, beneath, rolls, xattrs
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.shadows import completion_of, directory_stands_alone, file_stands_alone, stale_shadows
+from promoterd.overlay.times import restore_times, times_kept
 from promoterd.paths import ancestors, is_below, show
 from promoterd.provenance import Provenance, decode
 
@@ -38,6 +39,7 @@ class _Undoing:
     directory: int
     mark: bytes
     merged: bool
+    provenance: Provenance
     names: list[str] = field(default_factory=list)
     """Names of lower that must not come back when a user deletes them."""
     whiteouts: list[str] = field(default_factory=list)
@@ -75,7 +77,7 @@ def reopen_unmounted(layers: Layers, paths: Sequence[bytes]) -> None:
         undoings = [_prepare(layers, path, stack) for path in paths]
         _unmark(layers, undoings, None)
         for undoing in undoings:
-            _forget(undoing)
+            _forget(layers, undoing)
         layers.sync_upper()
 
 
@@ -87,6 +89,9 @@ def finish_interrupted(layers: Layers, path: bytes) -> int:
     """
     chain = [*ancestors(path), path]
     with ExitStack() as stack:
+        for directory in chain:
+            with suppress(FileNotFoundError, NotADirectoryError), beneath.opened(layers.upper, directory) as opened:
+                restore_times(opened)
         undoings = [
             _take_up(layers, directory, provenance, xattrs.OPAQUE_YES, stack)
             for directory in chain
@@ -118,7 +123,7 @@ def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> None
         _put_back(layers, undoings)
         raise Busy(path=first, reason="somebody wrote there while it was being reopened")
     for undoing in undoings:
-        _forget(undoing)
+        _forget(layers, undoing)
     layers.sync_upper()
     activation.reconfigure(layers.overlay)
 
@@ -136,14 +141,14 @@ def _take_up(layers: Layers, path: bytes, provenance: Provenance, mark: bytes, s
     contributing = layers.contributing(path)
     listing = layers.list_lower(path, contributing)
     upper = layers.list_upper(path)
-    completion = completion_of(path, directory, provenance)
+    completion = completion_of(layers, path)
     knows: Callable[[str], bool] = listing.entries.__contains__
     if not provenance.matches_stamps(listing.stamps):
-        knows = completion.roll.knows
-        if provenance.entries and not completion.roll.hashes and not listing.entries.keys() <= upper.keys():
+        knows = completion.roll.knows if completion.roll is not None else upper.__contains__
+        if completion.roll is None and not listing.entries.keys() <= upper.keys():
             raise Refused(
                 path=show(path),
-                reason="the server has changed it, and the roll of the names that it had is damaged: what a user "
+                reason="the server has changed it, and the roll of the names that it had is lost: what a user "
                 "deleted cannot be told from what is new",
                 hint="unmount the overlay, and remove the directory from the upper layer if it holds nothing of users",
             )
@@ -153,6 +158,7 @@ def _take_up(layers: Layers, path: bytes, provenance: Provenance, mark: bytes, s
         directory,
         mark,
         bool(contributing),
+        provenance,
         names,
         [name for name in names if name not in upper],
         [name for name in listing.directories() if name in upper and _is_users(directory, name, upper[name].mode)],
@@ -185,7 +191,7 @@ def _write_whiteouts(undoing: _Undoing, names: Sequence[str], gate: UpperGate | 
     if not names:
         return
     shared = ""
-    with roll.times_kept(undoing.directory):
+    with times_kept(undoing.directory):
         for name in names:
             if gate is not None:
                 gate.expect(undoing.path, name)
@@ -234,7 +240,7 @@ def _put_back(layers: Layers, undoings: Sequence[_Undoing]) -> None:
         else:
             xattrs.put(xattrs.descriptor(undoing.directory), xattrs.OPAQUE, undoing.mark)
     for undoing in merged:
-        _forget(undoing)
+        _forget(layers, undoing)
     layers.sync_upper()
     activation.reconfigure(layers.overlay)
 
@@ -251,12 +257,13 @@ def _has_what_a_mark_breaks(undoing: _Undoing) -> bool:
     return False
 
 
-def _forget(undoing: _Undoing) -> None:
+def _forget(layers: Layers, undoing: _Undoing) -> None:
     """What only a mark needs: stale shadows of ours, the roll and the provenance."""
-    with roll.times_kept(undoing.directory):
-        for name, ctime_ns in undoing.stale:
-            with suppress(FileNotFoundError):
-                if os.stat(name, dir_fd=undoing.directory, follow_symlinks=False).st_ctime_ns == ctime_ns:
-                    os.unlink(name, dir_fd=undoing.directory)
-        roll.remove(undoing.directory)
+    if undoing.stale:
+        with times_kept(undoing.directory):
+            for name, ctime_ns in undoing.stale:
+                with suppress(FileNotFoundError):
+                    if os.stat(name, dir_fd=undoing.directory, follow_symlinks=False).st_ctime_ns == ctime_ns:
+                        os.unlink(name, dir_fd=undoing.directory)
+    rolls.remove(layers.overlay, undoing.provenance)
     xattrs.remove(xattrs.descriptor(undoing.directory), xattrs.PROVENANCE)

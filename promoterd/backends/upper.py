@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
-from promoterd.overlay import beneath, copyup, mounts, roll, xattrs
+from promoterd.overlay import beneath, copyup, mounts, rolls, xattrs
 from promoterd.overlay.activation import mark_in_effect
 from promoterd.overlay.ancestors import adopt, adopt_ancestors
 from promoterd.overlay.gate import UpperGate
@@ -63,7 +63,6 @@ class UpperBackend(Backend):
         try:
             with Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
                 try:
-                    self._write_rolls(layers, plan, gate)
                     self._settle(layers, plan, gate)
                     self._mark(layers, plan, gate)
                 except BaseException:
@@ -97,7 +96,7 @@ class UpperBackend(Backend):
             began = time.clock_gettime_ns(_CLOCK_REALTIME_COARSE)
             if not self._verify(layers, plan):
                 continue
-            self._write_provenance(layers, plan, began)
+            self._write_down(layers, plan, began)
             layers.sync_upper()
             if not gate.changed():
                 return
@@ -156,28 +155,21 @@ class UpperBackend(Backend):
     ) -> None:
         """Raise Busy where a child directory does not allow the mark."""
 
-    def _write_rolls(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
-        """Write down each directory's names, for a reopening. The directory's times stay, or show others' changes."""
-        for directory in plan.directories:
-            with gate.opened(directory.path) as opened, roll.times_kept(opened):
-                names = directory.listing.entries
-                others = others_own(layers, directory.path, directory.listing, layers.list_upper(directory.path))
-                roll.write(opened, names.keys() - others, others)
-        for path in gate.changes():
-            with gate.opened(path) as opened:
-                itself = xattrs.descriptor(opened)
-                os.utime(itself, ns=(os.stat(itself).st_atime_ns, time.time_ns()))
-
-    def _write_provenance(self, layers: Layers, plan: Plan, began_ns: int) -> None:
+    def _write_down(self, layers: Layers, plan: Plan, began_ns: int) -> None:
+        """Beside each directory its provenance, and in its roll its names, for a reopening."""
         identities = [mounts.lower_identity(layer) for layer in self.overlay.lowers]
         for directory in plan.directories:
+            names = directory.listing.entries
+            others = others_own(layers, directory.path, directory.listing, layers.list_upper(directory.path))
+            rolls.write(self.overlay, directory.path, began_ns, names.keys() - others, others)
             record = Provenance.of(
                 self.name,
                 directory.path,
                 [identities[index] for index in directory.layers],
                 directory.listing.stamps,
                 began_ns,
-                len(directory.listing.entries),
+                len(names),
+                rolls.place(self.overlay, directory.path),
             )
             with beneath.opened(layers.upper, directory.path) as opened:
                 xattrs.put(xattrs.descriptor(opened), xattrs.PROVENANCE, record.encode())
@@ -188,7 +180,7 @@ def _forget_unmarked(layers: Layers, plan: Plan) -> None:
     for directory in plan.directories:
         with suppress(OSError), beneath.opened(layers.upper, directory.path) as opened:
             itself = xattrs.descriptor(opened)
-            if xattrs.get(itself, xattrs.OPAQUE) is None:
+            provenance = decode(xattrs.get(itself, xattrs.PROVENANCE))
+            if provenance is not None and xattrs.get(itself, xattrs.OPAQUE) is None:
+                rolls.remove(layers.overlay, provenance)
                 xattrs.remove(itself, xattrs.PROVENANCE)
-                with roll.times_kept(opened):
-                    roll.remove(opened)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Self
 
 from promoterd import inotify
-from promoterd.overlay import beneath, roll
+from promoterd.overlay import beneath
 
 _CHANGES = (
     inotify.IN_CREATE
@@ -60,7 +60,7 @@ class UpperGate:
                     changed.update(self._paths.values())
                 elif event.mask & inotify.IN_CREATE and (path, event.name) in self._expected:
                     self._expected.remove((path, event.name))
-                elif not roll.is_page(event.name):
+                else:
                     changed.add(path)
         return changed
 

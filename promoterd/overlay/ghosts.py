@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
-from promoterd.overlay import activation, beneath, xattrs
+from promoterd.overlay import activation, beneath, rolls, xattrs
 from promoterd.overlay.listing import Layers
-from promoterd.overlay.roll import times_kept
 from promoterd.overlay.scratch import empty_in_upper, open_scratch, temporary_name
 from promoterd.overlay.shadows import completion_of, is_unmodified_shadow
+from promoterd.overlay.times import restore_times, times_kept
 from promoterd.paths import ancestors, join, parent
 from promoterd.provenance import decode
 
@@ -51,6 +51,8 @@ def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
     """
     # A merged directory whose lower one is gone gives ESTALE until its dentry is dropped (ovl_dentry_revalidate).
     activation.reconfigure(layers.overlay)
+    with beneath.opened(layers.upper, parent(path)) as above:
+        restore_times(above)
     ours: list[bytes] = []
     kept: list[bytes] = []
     if beneath.exists_beneath(layers.upper, path):
@@ -61,6 +63,7 @@ def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
     elif ours:
         _rename_away(layers, path, scratch_name)
     activation.reconfigure(layers.overlay)
+    rolls.sweep(layers)
     return Removed(path, len(ours), tuple(kept))
 
 
@@ -79,9 +82,8 @@ def _upper_tree(layers: Layers, path: bytes) -> Iterator[tuple[bytes, bool]]:
             yield directory, False
             continue
         waiting.append((directory, True))
-        provenance = decode(layers.upper_xattr(directory, xattrs.PROVENANCE))
+        completion = completion_of(layers, directory)
         with beneath.opened(layers.upper, directory) as opened:
-            completion = completion_of(directory, opened, provenance)
             for name, entry in layers.list_upper(directory).items():
                 found = join(directory, os.fsencode(name))
                 if stat.S_ISDIR(entry.mode):
@@ -103,14 +105,13 @@ def _is_copy(layers: Layers, directory: bytes) -> bool:
 def _rename_away(layers: Layers, path: bytes, scratch_name: bytes) -> None:
     above, _, name = path.rpartition(b"/")
     with beneath.opened(layers.root, above) as directory, beneath.opened(layers.upper, above) as upper:
-        with times_kept(directory):
-            hidden = open_scratch(layers.root, scratch_name)
-            try:
+        hidden = open_scratch(layers.root, scratch_name)
+        try:
+            with times_kept(upper):
                 os.rename(name, temporary_name("ghost"), src_dir_fd=directory, dst_dir_fd=hidden)
-            finally:
-                os.close(hidden)
-        with times_kept(upper):
-            _remove_whiteout(upper, name)
+                _remove_whiteout(upper, name)
+        finally:
+            os.close(hidden)
     empty_in_upper(layers.upper, scratch_name)
 
 
@@ -127,10 +128,12 @@ def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> None
     holding = {above for path in kept for above in [*ancestors(path), path]}
     for path in ours:
         with beneath.opened(layers.upper, parent(path)) as directory, suppress(FileNotFoundError):
+            restore_times(directory)
             name = path.rpartition(b"/")[2]
             is_directory = stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-            if path in holding:
+            if is_directory:
                 _give_to_user(layers, path)
+            if path in holding:
                 continue
             try:
                 with times_kept(directory):
@@ -141,7 +144,7 @@ def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> None
 
 
 def _give_to_user(layers: Layers, path: bytes) -> None:
-    """Neither complete nor followed any more: an upper directory like any other. Its roll is among what was removed."""
+    """Neither complete nor followed any more: an upper directory like any other."""
     provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
     with beneath.opened(layers.upper, path) as directory:
         itself = xattrs.descriptor(directory)

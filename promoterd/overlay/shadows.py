@@ -4,14 +4,13 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from promoterd.overlay import beneath, xattrs
+from promoterd.overlay import beneath, rolls, xattrs
 from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
-from promoterd.overlay.roll import Roll
-from promoterd.overlay.roll import read as read_roll
+from promoterd.overlay.rolls import Roll
 from promoterd.paths import join
-from promoterd.provenance import Provenance
+from promoterd.provenance import decode
 
 _NEVER = 1 << 63
 
@@ -25,14 +24,15 @@ class Completion:
 
     path: bytes
     completed_ns: int = _NEVER
-    roll: Roll = field(default_factory=Roll)
+    roll: Roll | None = None
 
 
-def completion_of(path: bytes, upper: int, provenance: Provenance | None) -> Completion:
-    """The completion of the open upper directory ``upper`` at ``path``."""
+def completion_of(layers: Layers, path: bytes) -> Completion:
+    """The completion of the upper directory at ``path``, if it has one."""
+    provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
     if provenance is None or not provenance.is_at(path):
         return Completion(path)
-    return Completion(path, provenance.completed_ns, read_roll(upper, provenance.entries) or Roll())
+    return Completion(path, provenance.completed_ns, rolls.read(layers.overlay, provenance))
 
 
 def is_unmodified_shadow(above: int, name: str, entry: UpperEntry, completion: Completion) -> bool:
@@ -44,7 +44,7 @@ def is_unmodified_shadow(above: int, name: str, entry: UpperEntry, completion: C
     if entry.whiteout or stat.S_ISDIR(entry.mode) or entry.ctime_ns > completion.completed_ns:
         return False
     if not stat.S_ISREG(entry.mode):
-        return completion.roll.is_shadow(name)
+        return completion.roll is not None and completion.roll.is_shadow(name)
     itself = xattrs.entry(above, name)
     from_here = b"/" + join(completion.path, os.fsencode(name))
     return xattrs.get(itself, xattrs.REDIRECT) == from_here and xattrs.get(itself, xattrs.METACOPY) is not None

@@ -15,7 +15,7 @@ ORIGIN = "trusted.overlay.origin"
 WHITEOUT = "trusted.overlay.whiteout"
 PROVENANCE = "trusted.overlay.promoterd.mark"
 ANCESTOR = "trusted.overlay.promoterd.ancestor"
-ROLL = "trusted.overlay.promoterd.roll"
+TIMES = "trusted.overlay.promoterd.times"
 UPPER_ID = "trusted.overlay.promoterd.id"
 
 OPAQUE_YES, OPAQUE_XWHITEOUTS, OPAQUE_FINALIZED = b"y", b"x", b"z"

@@ -16,7 +16,7 @@ from promoterd.backends import reopening
 from promoterd.backends.base import Busy, MarkState
 from promoterd.backends.reopening import finish_interrupted, reopen_unmounted
 from promoterd.errors import Refused
-from promoterd.overlay import activation, roll
+from promoterd.overlay import activation, rolls
 from promoterd.overlay.listing import Layers
 from support.overlays import MountedOverlay
 from support.promotions import OPAQUE, PROVENANCE, Bench, assert_marks_are_sound, assert_same_view, is_whiteout, xattr
@@ -41,6 +41,10 @@ def bench(make_overlay: MakeOverlay) -> Bench:
     made = Bench(make_overlay(tree()))
     made.promote(LIB)
     return made
+
+
+def roll_of(bench: Bench, path: bytes = LIB) -> bytes:
+    return bench.mounted.upper + b"/" + os.fsencode(rolls.place(bench.overlay, path))
 
 
 def write(path: bytes, content: bytes) -> None:
@@ -74,7 +78,7 @@ def assert_reopened(bench: Bench, before: Any) -> None:
     assert_same_view(before, bench.view())
     assert bench.on_disk(LIB).mark is MarkState.NONE
     assert xattr(bench.mounted.in_upper(LIB), PROVENANCE) is None
-    assert not [name for name in os.listdir(bench.mounted.in_upper(LIB)) if roll.is_page(name)]
+    assert not os.path.exists(roll_of(bench))
     bench.remount()
     assert_same_view(before, bench.view())
     write(bench.mounted.on_server("opt/lib/seen"), b"seen")
@@ -251,20 +255,19 @@ class TestLive:
             bench.reopen(b"opt/moved")
         assert_same_view(before, bench.view())
 
-    def test_a_damaged_roll_refuses_rather_than_guesses(self, bench: Bench) -> None:
+    def test_a_lost_roll_refuses_rather_than_guesses(self, bench: Bench) -> None:
         os.unlink(bench.mounted.at("opt/lib/f0000"))
         write(bench.mounted.on_server("opt/lib/new"), b"new")
-        os.unlink(bench.mounted.in_upper(b"opt/lib/" + roll.page_name(0).encode()))
+        os.unlink(roll_of(bench))
         with pytest.raises(Refused, match="roll"):
             bench.reopen(LIB)
         assert bench.on_disk(LIB).mark is MarkState.OURS
         assert not os.path.exists(bench.mounted.at("opt/lib/f0000"))
 
-    def test_a_damaged_roll_is_not_needed_where_the_server_changed_nothing(self, bench: Bench) -> None:
+    def test_a_lost_roll_is_not_needed_where_the_server_changed_nothing(self, bench: Bench) -> None:
         delete_and_create(bench)
         before = bench.view()
-        os.unlink(bench.mounted.in_upper(b"opt/lib/" + roll.page_name(0).encode()))
-        os.utime(bench.mounted.in_upper("opt/lib"), ns=(OLD, OLD + 9))
+        os.unlink(roll_of(bench))
         bench.reopen(LIB)
         assert_reopened(bench, before)
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from promoterd import inotify
-from promoterd.overlay import roll
 from promoterd.overlay.gate import UpperGate
 from support.overlays import MountedOverlay
 from support.promotions import Bench
@@ -103,15 +102,6 @@ class TestExpectations:
         gate.expect(b"d", "ours")
         write(mounted.in_upper("e/ours"))
         assert gate.changes() == {b"e"}
-
-    def test_the_roll_does_not_count(self, mounted: MountedOverlay, gate: UpperGate) -> None:
-        descriptor = os.open(mounted.in_upper("d"), os.O_PATH)
-        try:
-            roll.write(descriptor, ["a"])
-            roll.remove(descriptor)
-        finally:
-            os.close(descriptor)
-        assert not gate.changed()
 
 
 def test_all_that_is_pending_is_read(mounted: MountedOverlay, gate: UpperGate) -> None:

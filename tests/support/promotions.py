@@ -185,7 +185,9 @@ def _assert_stands_alone(path: bytes, *, merged: bool) -> None:
         assert redirect.startswith(b"/"), f"{path!r} has the relative redirect {redirect!r}"
     elif stat.S_ISDIR(mode) and xattr(path, OPAQUE) is None:
         assert redirect is None or redirect.startswith(b"/"), f"{path!r} has the relative redirect {redirect!r}"
-        assert not merged or redirect is not None, f"{path!r} is merged below an opaque directory"
+        assert not merged or redirect is not None or xattr(path, ORIGIN) is None, (
+            f"{path!r} is merged below an opaque directory"
+        )
 
 
 def scratch_leftovers(mounted: MountedOverlay) -> list[bytes]:
