@@ -13,7 +13,6 @@ The redirect that the kernel writes on each file does not fit into an ext4 inode
 beside its other attributes, and then takes a block of 4 KiB of its own; with 512 bytes it does. Both are measured.
 """
 
-import asyncio
 import json
 import os
 import stat
@@ -32,15 +31,13 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import stage
-from promoterd import log
-from promoterd.ledger import Ledger
-from promoterd.metrics import Metrics
-from promoterd.opening import opened_mount
+from promoterd.cli.direct import work_on
+from promoterd.mounted import Mounted
 from promoterd.overlay import copyup, mounts
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.scratch import Scratch, open_scratch
 from promoterd.policy.load import parse_policy
-from promoterd.promotion import Outcome, promote
+from promoterd.promotion import Outcome, Promotion, promote
 
 TREE = b"release"
 FILES = 100
@@ -50,6 +47,7 @@ TARGET = 0.5
 INODE_SIZES = (512, 256)
 """What the documentation recommends, and mkfs.ext4's default (bytes)."""
 _POLICY = """
+state_dir: {state}
 mounts:
   - mountpoint: {mountpoint}
     backend: opaque
@@ -88,25 +86,19 @@ def trigger(mountpoint: bytes) -> dict[str, float]:
 def promotion(mountpoint: bytes) -> dict[str, float]:
     """Seconds of a promotion, as `promoterd promote` does it, from its first entry and from its plan on."""
     steps: list[float] = []
-    (policy,) = parse_policy(_POLICY.format(mountpoint=os.fsdecode(mountpoint))).mounts
-    with (
-        tempfile.TemporaryDirectory() as state,
-        Ledger(state) as ledger,
-        opened_mount(
-            mounts.overlay_at(mountpoint),
-            policy,
-            ledger=ledger,
-            metrics=Metrics(),
-            log=log.get_logger("benchmark"),
-            clock=time.time,
-        ) as mount,
-    ):
-        started = time.perf_counter()
-        done = asyncio.run(promote(mount, TREE, progress=lambda *_: steps.append(time.perf_counter())))
-        ended = time.perf_counter()
+
+    async def work(mount: Mounted) -> Promotion:
+        steps.append(time.perf_counter())
+        done = await promote(mount, TREE, progress=lambda *_: steps.append(time.perf_counter()))
+        steps.append(time.perf_counter())
+        return done
+
+    with tempfile.TemporaryDirectory() as state:
+        policy = parse_policy(_POLICY.format(state=state, mountpoint=os.fsdecode(mountpoint)))
+        done = work_on(policy, policy.mounts[0], work)
     if done.outcome is not Outcome.MARKED:
         sys.exit(f"the promotion ended as {done.outcome}: {done.reason}")
-    return {"promotion": ended - steps[0], "planned": ended - started}
+    return {"promotion": steps[-1] - steps[1], "planned": steps[-1] - steps[0]}
 
 
 WAYS: tuple[Callable[[bytes], dict[str, float]], ...] = (chown, trigger, promotion)
@@ -168,7 +160,6 @@ def main(
     """Compare a promotion with ``chown -hR`` and with its own trigger alone."""
     if os.geteuid() != 0:
         sys.exit("this benchmark mounts file systems, which needs root")
-    log.configure(level="error")
     results = [measure(entries, pairs, inode_size) for inode_size in INODE_SIZES]
     if as_json:
         print(json.dumps({"target": TARGET, "results": [asdict(one) | {"reached": one.reached} for one in results]}))
