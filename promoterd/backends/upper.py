@@ -1,21 +1,22 @@
 """What the backends that shadow in the upper layer share: copy-up in batches, verification, and the state on disk."""
 
-import os
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import partial
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
+from promoterd.backends.lanes import Piece, side_by_side, spread, steps
 from promoterd.overlay import beneath, copyup, mounts, rolls, xattrs
 from promoterd.overlay.activation import mark_in_effect
 from promoterd.overlay.ancestors import adopt, adopt_ancestors
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.scratch import open_scratch
+from promoterd.overlay.scratch import own_directory
 from promoterd.overlay.shadows import others_own
 from promoterd.paths import show
 from promoterd.provenance import Provenance, decode
@@ -34,26 +35,35 @@ class UpperBackend(Backend):
     mark_value: ClassVar[bytes]
     needs_redirects: ClassVar[bool]
 
-    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 256) -> None:
-        super().__init__(overlay, scratch=scratch, batch=batch)
+    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 256, lanes: int = 2) -> None:
+        super().__init__(overlay, scratch=scratch, batch=batch, lanes=lanes)
         self._shared_parents = threading.Lock()
 
     def shadow(self, plan: Plan) -> Iterator[int]:
-        """Copy up what is not in upper yet, directory by directory, children first."""
+        """Copy up what is not in upper yet: the directories first, then what is in them, several side by side."""
         # two copy-ups at once in one parent leave it a wrong mtime: ovl_copy_up_one() takes the parent's times before
         # it holds the lock under which it sets them back (fs/overlayfs/copy_up.c)
         with self._shared_parents, Layers(self.overlay) as layers:
             adopt_ancestors(layers, plan.path)
             adopt(layers, plan.path, layers.contributing(plan.path))
+        for start in range(0, len(plan.directories), self.batch):
+            directories = plan.directories[start : start + self.batch]
+            yield len(directories)
+            with Layers(self.overlay) as layers:
+                for directory in directories:
+                    # it keeps a full one's own times, and follows lower's attributes once it is reopened (R2)
+                    adopt(layers, directory.path, directory.layers)
+        for step in steps(self._pieces(plan), self.batch * self.lanes):
+            yield sum(len(names) for _, names in step)
+            side_by_side([partial(self._copy_pieces_up, lane) for lane in spread(step, self.lanes)])
+
+    def _pieces(self, plan: Plan) -> Iterator[Piece]:
+        """The work of the plan, directory by directory, in pieces of at most a batch."""
         for directory in plan.directories:
             with Layers(self.overlay) as layers:
-                # it keeps a full one's own times, and follows lower's attributes once it is reopened (R2)
-                adopt(layers, directory.path, directory.layers)
                 work = self._unshadowed(layers, directory, layers.list_upper(directory.path))
             for start in range(0, len(work), self.batch):
-                batch = work[start : start + self.batch]
-                yield len(batch)
-                self._copy_batch_up(directory.path, batch)
+                yield directory.path, work[start : start + self.batch]
 
     def complete(self, plan: Plan) -> list[bytes]:
         """Passes over the closure until one finds nothing to do and no change, then make it durable and mark it."""
@@ -115,20 +125,22 @@ class UpperBackend(Backend):
         del layers
         return [(name, mode) for name, mode in directory.listing.entries.items() if name not in upper]
 
-    def _copy_batch_up(self, path: bytes, batch: list[tuple[str, int]]) -> None:
-        with Layers(self.overlay) as layers, beneath.opened(layers.root, path) as directory:
-            scratch = open_scratch(layers.root, self.scratch)
-            try:
-                for name, mode in batch:
-                    try:
-                        copyup.copy_up(directory, name, mode, scratch)
-                    except OSError as error:
-                        refused = copyup.explain_failure(error, path, name)
-                        if refused is not None:
-                            raise refused from error
-                        raise
-            finally:
-                os.close(scratch)
+    def _copy_pieces_up(self, pieces: Sequence[Piece]) -> None:
+        """Trigger the copy-up of these entries; the links go through a directory that nobody else uses meanwhile.
+
+        link(2) holds the lock of the directory that it links into for as long as the copy-up takes (do_linkat).
+        """
+        with Layers(self.overlay) as layers, own_directory(layers.root, self.scratch) as own:
+            for path, batch in pieces:
+                with beneath.opened(layers.root, path) as directory:
+                    for name, mode in batch:
+                        try:
+                            copyup.copy_up(directory, name, mode, own)
+                        except OSError as error:
+                            refused = copyup.explain_failure(error, path, name)
+                            if refused is not None:
+                                raise refused from error
+                            raise
 
     def _verify(self, layers: Layers, plan: Plan) -> bool:
         """One pass: every lower name shadowed, the merged listing as expected, the server's stamps unchanged.
@@ -140,7 +152,7 @@ class UpperBackend(Backend):
             upper = layers.list_upper(directory.path)
             work = self._unshadowed(layers, directory, upper)
             if work:
-                self._copy_batch_up(directory.path, work)
+                self._copy_pieces_up([(directory.path, work)])
                 clean = False
                 continue
             self._check_children(layers, plan, directory, upper)
@@ -180,7 +192,6 @@ def _forget_unmarked(layers: Layers, plan: Plan) -> None:
     for directory in plan.directories:
         with suppress(OSError), beneath.opened(layers.upper, directory.path) as opened:
             itself = xattrs.descriptor(opened)
-            provenance = decode(xattrs.get(itself, xattrs.PROVENANCE))
-            if provenance is not None and xattrs.get(itself, xattrs.OPAQUE) is None:
-                rolls.remove(layers.overlay, provenance)
+            if xattrs.get(itself, xattrs.OPAQUE) is None:
+                rolls.discard(layers.overlay, directory.path)
                 xattrs.remove(itself, xattrs.PROVENANCE)

@@ -91,6 +91,12 @@ def remove(overlay: Overlay, provenance: Provenance) -> None:
             os.unlink(absolute)
 
 
+def discard(overlay: Overlay, path: bytes) -> None:
+    """Remove whatever roll there is of a directory that is not complete. Raises OSError."""
+    with suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(_absolute(overlay, place(overlay, path)))
+
+
 def sweep(layers: Layers) -> int:
     """Remove the rolls of directories that are not complete any more, or elsewhere; says how many. Raises OSError."""
     if layers.overlay.upper is None or layers.overlay.work is None:

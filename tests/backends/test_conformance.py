@@ -302,8 +302,10 @@ class TestConformance:
 def _shadow_half(bench: Bench, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     """Shadow, but lose every second entry."""
     with monkeypatch.context() as patch:
-        whole = bench.backend._copy_batch_up  # type: ignore[attr-defined]
-        patch.setattr(bench.backend, "_copy_batch_up", lambda path, batch: whole(path, batch[::2]))
+        whole = bench.backend._copy_pieces_up  # type: ignore[attr-defined]
+        patch.setattr(
+            bench.backend, "_copy_pieces_up", lambda pieces: whole([(path, names[::2]) for path, names in pieces])
+        )
         bench.shadow(plan)
 
 
