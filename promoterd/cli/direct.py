@@ -4,7 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from promoterd import log
@@ -13,7 +13,7 @@ from promoterd.errors import Interrupted, MountGone
 from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
 from promoterd.mounted import Mounted
-from promoterd.opening import opened_mount
+from promoterd.opening import OpenedMount
 from promoterd.overlay.mounts import overlay_at
 from promoterd.policy import MountPolicy, Policy
 from promoterd.pool import Pool, PoolClosed
@@ -22,7 +22,7 @@ from promoterd.reconcile import reconcile
 T = TypeVar("T")
 Work = Callable[[Mounted], Awaitable[T]]
 
-_CLOSE_PATIENCE = 5.0
+_CLOSE_PATIENCE = 2.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -46,7 +46,7 @@ async def _work_on(policy: Policy, configured: MountPolicy, work: Work[T], *, wr
     opener = Pool("open", 1)
     stack = ExitStack()
     with Ledger(policy.state_dir) as ledger, _interruptible() as interruption:
-        opening = opened_mount(
+        opening = OpenedMount(
             overlay,
             configured,
             ledger=ledger,
@@ -67,7 +67,8 @@ async def _work_on(policy: Policy, configured: MountPolicy, work: Work[T], *, wr
         except PoolClosed as error:
             raise MountGone(mountpoint=configured.mountpoint) from error
         finally:
-            await asyncio.wait_for(opener.run(stack.close), _CLOSE_PATIENCE)
+            with suppress(TimeoutError):  # the server does not answer; the lock goes with the process
+                await asyncio.wait_for(opener.run(stack.close), _CLOSE_PATIENCE)
             opener.close()
 
 
