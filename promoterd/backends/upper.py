@@ -1,11 +1,13 @@
 """What the backends that shadow in the upper layer share: copy-up in batches, verification, and the state on disk."""
 
+import errno
 import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
+from itertools import count
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
@@ -16,7 +18,7 @@ from promoterd.overlay.ancestors import adopt, adopt_ancestors
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.scratch import own_directory
+from promoterd.overlay.scratch import lane
 from promoterd.overlay.shadows import others_own
 from promoterd.paths import show
 from promoterd.provenance import Provenance, decode
@@ -38,9 +40,15 @@ class UpperBackend(Backend):
     def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 256, lanes: int = 2) -> None:
         super().__init__(overlay, scratch=scratch, batch=batch, lanes=lanes)
         self._shared_parents = threading.Lock()
+        self._free_lanes: list[int] = []
+        self._next_lane = count()
 
     def shadow(self, plan: Plan) -> Iterator[int]:
         """Copy up what is not in upper yet: the directories first, then what is in them, several side by side."""
+        with _busy_where_replaced(plan):
+            yield from self._shadow(plan)
+
+    def _shadow(self, plan: Plan) -> Iterator[int]:
         # two copy-ups at once in one parent leave it a wrong mtime: ovl_copy_up_one() takes the parent's times before
         # it holds the lock under which it sets them back (fs/overlayfs/copy_up.c)
         with self._shared_parents, Layers(self.overlay) as layers:
@@ -55,7 +63,7 @@ class UpperBackend(Backend):
                     adopt(layers, directory.path, directory.layers)
         for step in steps(self._pieces(plan), self.batch * self.lanes):
             yield sum(len(names) for _, names in step)
-            side_by_side([partial(self._copy_pieces_up, lane) for lane in spread(step, self.lanes)])
+            side_by_side([partial(self._copy_pieces_up, pieces) for pieces in spread(step, self.lanes)])
 
     def _pieces(self, plan: Plan) -> Iterator[Piece]:
         """The work of the plan, directory by directory, in pieces of at most a batch."""
@@ -70,16 +78,13 @@ class UpperBackend(Backend):
         paths = [directory.path for directory in plan.directories]
         if not paths:
             return []
-        try:
-            with Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
-                try:
-                    self._settle(layers, plan, gate)
-                    self._mark(layers, plan, gate)
-                except BaseException:
-                    _forget_unmarked(layers, plan)
-                    raise
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise Busy(path=show(plan.path), reason="a directory in it was removed or renamed") from error
+        with _busy_where_replaced(plan), Layers(self.overlay) as layers, UpperGate(layers.upper, paths) as gate:
+            try:
+                self._settle(layers, plan, gate)
+                self._mark(layers, plan, gate)
+            except BaseException:
+                _forget_unmarked(layers, plan)
+                raise
         return paths
 
     def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
@@ -125,12 +130,28 @@ class UpperBackend(Backend):
         del layers
         return [(name, mode) for name, mode in directory.listing.entries.items() if name not in upper]
 
+    @contextmanager
+    def _lane(self) -> Iterator[int]:
+        """The number of a lane that no other thread is on."""
+        try:
+            number = self._free_lanes.pop()
+        except IndexError:
+            number = next(self._next_lane)
+        try:
+            yield number
+        finally:
+            self._free_lanes.append(number)
+
     def _copy_pieces_up(self, pieces: Sequence[Piece]) -> None:
         """Trigger the copy-up of these entries; the links go through a directory that nobody else uses meanwhile.
 
         link(2) holds the lock of the directory that it links into for as long as the copy-up takes (do_linkat).
         """
-        with Layers(self.overlay) as layers, own_directory(layers.root, self.scratch) as own:
+        with (
+            Layers(self.overlay) as layers,
+            self._lane() as number,
+            lane(layers.root, layers.upper, self.scratch, number) as own,
+        ):
             for path, batch in pieces:
                 with beneath.opened(layers.root, path) as directory:
                     for name, mode in batch:
@@ -185,6 +206,17 @@ class UpperBackend(Backend):
             )
             with beneath.opened(layers.upper, directory.path) as opened:
                 xattrs.put(xattrs.descriptor(opened), xattrs.PROVENANCE, record.encode())
+
+
+@contextmanager
+def _busy_where_replaced(plan: Plan) -> Iterator[None]:
+    """A directory of the plan that is not there any more, or is no directory: somebody was at work."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise Busy(path=show(plan.path), reason="a directory in it was removed or renamed") from error
 
 
 def _forget_unmarked(layers: Layers, plan: Plan) -> None:

@@ -8,8 +8,8 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -19,7 +19,7 @@ from promoterd.overlay import beneath, xattrs
 from promoterd.paths import join, parent, show
 
 DEFAULT_NAME = b".promoterd"
-OURS = re.compile(rb"(link|ghost)-[0-9]+-[0-9]+")
+OURS = re.compile(rb"(link|lane|ghost)-[0-9]+-[0-9]+")
 """Names of what we put there: what for, the process id, a number."""
 
 _MODE = 0o700
@@ -47,6 +47,26 @@ def open_scratch(root: int, name: bytes) -> int:
         os.close(descriptor)
         raise _refused(name, wrong)
     return descriptor
+
+
+@contextmanager
+def lane(root: int, upper: int, name: bytes, number: int) -> Iterator[int]:
+    """A directory inside the scratch directory, through the overlay, for one thread at a time.
+
+    It is removed at the end of the ``with`` block with what a failure left in it, or where that fails found again the
+    next time. Raises Refused as :func:`open_scratch`, OSError.
+    """
+    scratch = open_scratch(root, name)
+    own = b"lane-%d-%d" % (os.getpid(), number)
+    try:
+        with suppress(FileExistsError):
+            os.mkdir(own, _MODE, dir_fd=scratch)
+        with beneath.opened(scratch, own) as descriptor:
+            yield descriptor
+    finally:
+        with suppress(OSError), beneath.opened(upper, name) as real:
+            _remove_tree(scratch, real, own)
+        os.close(scratch)
 
 
 def empty_in_upper(upper: int, name: bytes) -> int:

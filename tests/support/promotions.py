@@ -40,15 +40,17 @@ def allow(**demands: Any) -> Callable[[bytes], DirectoryTerms]:
 class Bench:
     """A backend at work on a mounted overlay."""
 
-    def __init__(self, mounted: MountedOverlay, backend: str = "opaque", *, batch: int = 256) -> None:
+    def __init__(self, mounted: MountedOverlay, backend: str = "opaque", *, batch: int = 256, lanes: int = 2) -> None:
         self.mounted = mounted
-        self._name, self._batch = backend, batch
+        self._name, self._batch, self._lanes = backend, batch, lanes
         self.refresh()
 
     def refresh(self) -> None:
         """Look at the mount anew, as after a remount."""
         self.overlay = mounts.overlay_at(self.mounted.mountpoint)
-        self.backend: Backend = base.load(self._name)(self.overlay, scratch=SCRATCH, batch=self._batch)
+        self.backend: Backend = base.load(self._name)(
+            self.overlay, scratch=SCRATCH, batch=self._batch, lanes=self._lanes
+        )
         with self.layers() as layers:
             Scratch(SCRATCH).ensure(layers.root, layers.upper, layers.lowers)
 
@@ -191,4 +193,7 @@ def _assert_stands_alone(path: bytes, *, merged: bool) -> None:
 
 
 def scratch_leftovers(mounted: MountedOverlay) -> list[bytes]:
-    return sorted(os.listdir(mounted.in_upper(SCRATCH)))
+    """What is left in the scratch directory; an empty lane that could not be removed waits for its next use."""
+    scratch = mounted.in_upper(SCRATCH)
+    found = sorted(os.listdir(scratch))
+    return [name for name in found if not name.startswith(b"lane-") or os.listdir(scratch + b"/" + name)]
