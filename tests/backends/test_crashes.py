@@ -38,7 +38,7 @@ def tree() -> Tree:
 
 
 def fresh(make_overlay: MakeOverlay) -> Bench:
-    return Bench(make_overlay(tree(), upper_fs="tmpfs"), batch=2)
+    return Bench(make_overlay(tree(), upper_fs="tmpfs"), batch=2, lanes=1)
 
 
 def same_at_every_look(bench: Bench, before: View, deleted: Iterable[bytes] = ()) -> None:

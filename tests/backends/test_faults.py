@@ -69,7 +69,8 @@ def nothing_is_half_done(bench: Bench) -> None:
         assert xattr(bench.mounted.in_upper(path), PROVENANCE) is None
     rolls_of = bench.mounted.work + b"/promoterd"
     assert not os.path.isdir(rolls_of) or not os.listdir(rolls_of)
-    assert scratch_leftovers(bench.mounted) == []
+    left = [name for name in scratch_leftovers(bench.mounted) if not name.startswith(b"lane-")]
+    assert left == [], "an empty lane may be, and is used again"
 
 
 class TestFullUpper:
