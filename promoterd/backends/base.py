@@ -114,7 +114,7 @@ class Backend(ABC):
     marks: ClassVar[bool]
     """False for a backend that never changes anything."""
 
-    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 256, lanes: int = 2) -> None:
+    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
         """``batch``: entries between two looks at the throttle; ``lanes``: directories worked on side by side."""
         self.overlay = overlay
         self.scratch = scratch

@@ -37,7 +37,7 @@ class UpperBackend(Backend):
     mark_value: ClassVar[bytes]
     needs_redirects: ClassVar[bool]
 
-    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 256, lanes: int = 2) -> None:
+    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
         super().__init__(overlay, scratch=scratch, batch=batch, lanes=lanes)
         self._shared_parents = threading.Lock()
         self._free_lanes: list[int] = []
