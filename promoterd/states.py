@@ -21,7 +21,7 @@ MARKED = frozenset({State.COMPLETE, State.ACTIVE, State.PINNED, State.STALE})
 """States in which a mark is on disk; from the mark on a directory counts as active (R10)."""
 
 _NEXT: dict[State, frozenset[State]] = {
-    State.COLD: frozenset({State.HOT, State.REFUSED, State.FAILED, State.COMPLETE}),
+    State.COLD: frozenset({State.HOT, State.SHADOWING, State.REFUSED, State.FAILED, State.COMPLETE}),
     State.HOT: frozenset({State.COLD, State.SHADOWING, State.REFUSED, State.FAILED}),
     State.SHADOWING: frozenset({State.COMPLETE, State.COLD, State.HOT, State.FAILED, State.REFUSED}),
     State.COMPLETE: frozenset({State.ACTIVE, State.PINNED, State.STALE, State.COLD}),

@@ -125,7 +125,7 @@ def test_without_privileges_it_explains_and_does_not_fail(make_overlay: MakeOver
         "import os, sys, json\n"
         "from promoterd import doctor\n"
         "from promoterd.backends import base\n"
-        "base.registered()\n"
+        "[base.load(name) for name in base.names()]\n"
         "from rich.console import Console\n"
         "os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n"
         "report = doctor.examine(os.fsencode(sys.argv[1]))\n"

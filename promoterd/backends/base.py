@@ -7,14 +7,13 @@ it answers from disk and never from memory. Backends are classes registered unde
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from importlib.metadata import entry_points
 from typing import ClassVar
 
-from promoterd.errors import PromoterdError, UsageError
+from promoterd import plugins
+from promoterd.errors import PromoterdError
 from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
@@ -158,33 +157,11 @@ class Backend(ABC):
         """
 
 
-def registered() -> dict[str, type[Backend]]:
-    """All backends by name. A backend that cannot be imported is left out of the table and reported by ``load``."""
-    found = {}
-    for name in names():
-        with suppress(UsageError):
-            found[name] = load(name)
-    return found
-
-
 def names() -> list[str]:
     """Names of all registered backends, without importing them."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return plugins.names(GROUP)
 
 
 def load(name: str) -> type[Backend]:
     """The backend registered under ``name``. Raises UsageError with the known names, or with the import's failure."""
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            try:
-                found = point.load()
-            except Exception as error:
-                # another package's module may raise anything
-                raise UsageError(
-                    f"the backend {name} ({point.value}) cannot be loaded: {error}",
-                    hint="reinstall the package that provides it",
-                ) from error
-            if not (isinstance(found, type) and issubclass(found, Backend)):
-                raise UsageError(f"{point.value}, registered as backend {name}, is not a subclass of Backend")
-            return found
-    raise UsageError(f"there is no backend {name}", hint=f"known backends: {', '.join(names())}")
+    return plugins.load(GROUP, name, Backend, "backend")  # type: ignore[type-abstract]

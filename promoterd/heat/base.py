@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from importlib.metadata import entry_points
 from typing import ClassVar, Protocol
 
-from promoterd.errors import MountGone, UsageError
+from promoterd import plugins
+from promoterd.errors import MountGone
 from promoterd.units import Share, ShareOrAmount
 
 GROUP = "promoterd.heat_sources"
@@ -186,25 +186,9 @@ class HeatSource(ABC):
 
 def names() -> list[str]:
     """Names of all registered sources, without importing them."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return plugins.names(GROUP)
 
 
 def load(name: str) -> type[HeatSource]:
-    """The source registered under ``name``.
-
-    Raises UsageError, with the known names, or with the failure of the import.
-    """
-    for point in entry_points(group=GROUP):
-        if point.name != name:
-            continue
-        try:
-            found = point.load()
-        except (ImportError, AttributeError) as error:
-            raise UsageError(
-                f"the heat source {name} ({point.value}) cannot be loaded: {error}",
-                hint="reinstall the package that provides it",
-            ) from error
-        if not (isinstance(found, type) and issubclass(found, HeatSource)):
-            raise UsageError(f"{point.value}, registered as heat source {name}, is not a subclass of HeatSource")
-        return found
-    raise UsageError(f"there is no heat source {name}", hint=f"known heat sources: {', '.join(names())}")
+    """The source registered under ``name``. Raises UsageError with the known names, or with the import's failure."""
+    return plugins.load(GROUP, name, HeatSource, "heat source")  # type: ignore[type-abstract]

@@ -3,6 +3,7 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
+from promoterd import plugins
 from promoterd.errors import MountGone, UsageError
 from promoterd.heat import base
 from promoterd.heat.base import Armed, HeatSource, MountView, SourceStats
@@ -61,7 +62,11 @@ def view() -> MountView:
 
 def registered(monkeypatch: pytest.MonkeyPatch, **targets: str) -> None:
     points = [EntryPoint(name, value, base.GROUP) for name, value in targets.items()]
-    monkeypatch.setattr(base, "entry_points", lambda group: [point for point in points if point.group == group])
+    monkeypatch.setattr(
+        plugins,
+        "entry_points",
+        lambda group, name=None: [p for p in points if p.group == group and name in (None, p.name)],
+    )
 
 
 def test_the_package_registers_inotify() -> None:
