@@ -278,6 +278,17 @@ class TestConformance:
         rich.activate()
         assert os.path.exists(rich.mounted.at("opt/lib/new"))
 
+    def test_a_name_that_a_listing_missed_is_noticed(self, rich: Bench) -> None:
+        """The stamps say that nothing changed, and still the overlay shows more: a mark would make it vanish."""
+        plan = rich.plan(LIB)
+        del plan.directories[-1].listing.entries["f0001"]
+        rich.shadow(plan)
+        with pytest.raises(Busy):
+            rich.backend.complete(plan)
+        assert assert_marks_are_sound(rich.mounted) == []
+        rich.activate()
+        assert os.path.exists(rich.mounted.at("opt/lib/f0001"))
+
     def test_reopening_gives_the_merged_view_back(self, rich: Bench) -> None:
         before = rich.view()
         rich.promote(LIB)

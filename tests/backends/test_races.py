@@ -291,13 +291,17 @@ class TestWindow:
 class TestLedAstray:
     """A directory on the way is exchanged for a symlink to somewhere else, again and again (I8)."""
 
-    @pytest.mark.parametrize("where", ["opt/lib", "opt", "opt/lib/sub"])
-    def test_nothing_outside_is_touched(self, make_overlay: MakeOverlay, tmp_path: Path, where: str) -> None:
+    @pytest.mark.parametrize(
+        ("where", "inside"), [("opt/lib", "../other"), ("opt", "other"), ("opt/lib/sub", "../../other")]
+    )
+    def test_nothing_outside_is_touched(
+        self, make_overlay: MakeOverlay, tmp_path: Path, where: str, inside: str
+    ) -> None:
         inner: Tree = {**files(15), "sub": files(15)}
         bench = Bench(make_overlay({"opt": {"lib": inner}, "other": {**inner, "lib": inner}}), batch=4)
         shutil.copytree(os.fsdecode(bench.mounted.on_server("other")), tmp_path / "outside")
         outside = os.fsencode(tmp_path / "outside")
-        targets = [outside, bench.mounted.at("other")]
+        targets = [outside, inside.encode(), bench.mounted.at("other"), inside.encode()]
         untouched = self.state_of(outside)
         stop = threading.Event()
         swapper = threading.Thread(target=self.swap, args=(bench.mounted.at(where), targets, stop))

@@ -1,6 +1,7 @@
 """Undoing a completion: nothing deleted comes back, nothing of a user's is lost, and the server is seen again (I6)."""
 
 import errno
+import itertools
 import os
 import shutil
 import subprocess
@@ -16,7 +17,7 @@ from promoterd.backends import reopening
 from promoterd.backends.base import Busy, MarkState
 from promoterd.backends.reopening import finish_interrupted, reopen_unmounted
 from promoterd.errors import Refused
-from promoterd.overlay import activation, rolls
+from promoterd.overlay import activation, rolls, xattrs
 from promoterd.overlay.listing import Layers
 from support.overlays import MountedOverlay
 from support.promotions import OPAQUE, PROVENANCE, Bench, assert_marks_are_sound, assert_same_view, is_whiteout, xattr
@@ -208,6 +209,34 @@ class TestLive:
         bench.reopen(LIB)
         assert read(bench.mounted.at("opt/lib/mine")) == b"mine"
         assert not os.path.lexists(bench.mounted.at("opt/lib/f0001"))
+
+    def test_what_merging_relies_on_is_durable_before_the_mark_goes(
+        self, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """I4."""
+        delete_and_create(bench)
+        log: list[str] = []
+
+        def spy(owner: Any, name: str, says: Callable[..., str | None]) -> None:
+            original = getattr(owner, name)
+
+            def spied(*arguments: Any, **options: Any) -> Any:
+                done = original(*arguments, **options)
+                if said := says(*arguments):
+                    log.append(said)
+                return done
+
+            monkeypatch.setattr(owner, name, spied)
+
+        spy(os, "mknod", lambda *_: "rely")
+        spy(os, "link", lambda *_: "rely")
+        spy(xattrs, "put", lambda _, attribute, *__: "rely" if attribute == OPAQUE else None)
+        spy(xattrs, "remove", lambda _, attribute: "unmark" if attribute == OPAQUE else None)
+        spy(Layers, "sync_upper", lambda *_: "sync")
+        bench.reopen(LIB)
+        monkeypatch.undo()
+        order = [what for what, _ in itertools.groupby(log)]
+        assert order == ["rely", "sync", "unmark", "sync"]
 
     def test_many_deleted_names_share_one_whiteout(self, make_overlay: MakeOverlay) -> None:
         made = Bench(make_overlay({"d": files(40)}))

@@ -128,6 +128,16 @@ class TestRemoval:
             assert file.read() == b"new"
         bench.promote(LIB)
 
+    @pytest.mark.needs("fuse")
+    def test_a_whiteout_of_the_kernels_does_not_stay(self, make_overlay: MakeOverlay) -> None:
+        """It leaves one where the lower name is cached still; a release that comes back would be hidden by it."""
+        made = Bench(make_overlay(tree(), counting=True, timeouts=3600.0))
+        made.promote(LIB)
+        os.stat(made.mounted.layers[0] + b"/" + RELEASE)
+        delete_on_server(made)
+        remove(made)
+        assert os.listdir(made.mounted.in_upper("sw")) == []
+
     def test_a_marked_but_inactive_one(self, make_overlay: MakeOverlay) -> None:
         made = Bench(make_overlay(tree()))
         directory = os.open(made.mounted.at(LIB), os.O_RDONLY)
