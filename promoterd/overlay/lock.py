@@ -16,6 +16,7 @@ from promoterd.paths import display
 _LOCKS = "/proc/locks"
 _FLOCK_FIELDS = 6
 _LONGEST_COMMAND = 120
+_NETWORK = ("nfs", "fuse", "cifs", "smb", "ceph", "9p", "afs", "lustre", "gpfs", "beegfs")
 
 
 class WriterLock:
@@ -123,9 +124,9 @@ def second_users(overlay: Overlay) -> list[str]:
     """
     ours = [path for path in (overlay.upper, overlay.work) if path is not None]
     found: dict[tuple[int, int], str] = {}
-    for pid, other in _overlays_everywhere():
+    for pid, other, table in _overlays_everywhere():
         if other.device != overlay.device:
-            _note_users(ours, pid, other, (other.upper, other.work), found)
+            _note_users(ours, pid, table, other, (other.upper, other.work), found)
     return sorted(found.values())
 
 
@@ -136,7 +137,7 @@ def users_of(directory: bytes) -> list[str]:
     mount point while in use (``umount -l``) is in no mount table, and cannot be found.
     """
     found: dict[tuple[int, int], str] = {}
-    for pid, other in _overlays_everywhere():
+    for pid, other, table in _overlays_everywhere():
         relative = any(
             not path.startswith(b"/") and (b"/" + directory).endswith(b"/" + path.removeprefix(b"./"))
             for path in other.layers
@@ -145,28 +146,45 @@ def users_of(directory: bytes) -> list[str]:
             found.setdefault(
                 other.device, f"the overlay at {display(other.mountpoint)}{_whose(pid)}, by a relative path"
             )
-        _note_users([directory], pid, other, other.layers, found)
+        _note_users([directory], pid, table, other, other.layers, found)
     return sorted(found.values())
 
 
-def _overlays_everywhere() -> Iterator[tuple[str, Overlay]]:
-    """Overlays with a process that sees them."""
+def _overlays_everywhere() -> Iterator[tuple[str, Overlay, mountinfo.MountTree]]:
+    """Overlays with a process that sees them, and the mount table that it sees them in."""
     defaults = ModuleDefaults.read()
     for pid in _one_process_per_namespace():
         with contextlib.suppress(OSError):
-            for entry in mountinfo.read(pid):
+            table = mountinfo.MountTree(mountinfo.read(pid))
+            for entry in table.entries:
                 if entry.fstype == "overlay":
-                    yield pid, overlay_of(entry, defaults)
+                    yield pid, overlay_of(entry, defaults), table
 
 
 def _note_users(
-    ours: Sequence[bytes], pid: str, other: Overlay, paths: Iterable[bytes | None], found: dict[tuple[int, int], str]
+    ours: Sequence[bytes],
+    pid: str,
+    table: mountinfo.MountTree,
+    other: Overlay,
+    paths: Iterable[bytes | None],
+    found: dict[tuple[int, int], str],
 ) -> None:
     inodes = {path: _inode(path) for path in ours}
     for path in paths:
-        shared = None if path is None or other.device in found else _shared(path, pid, inodes)
+        if path is None or other.device in found or not _may_be_one_of(path, table, inodes):
+            continue
+        shared = _shared(path, pid, inodes)
         if shared is not None:
             found[other.device] = f"the overlay at {display(other.mountpoint)}{_whose(pid)}, on {shared}"
+
+
+def _may_be_one_of(path: bytes, table: mountinfo.MountTree, ours: dict[bytes, tuple[int, int] | None]) -> bool:
+    """False for a layer on another network file system than ours, by the mount table: a dead server is not asked."""
+    entry = table.at(path)
+    if entry is None or not entry.fstype.startswith(_NETWORK):
+        return True
+    devices = {(os.major(inode[0]), os.minor(inode[0])) for inode in ours.values() if inode is not None}
+    return not devices or entry.device in devices
 
 
 def _shared(path: bytes, pid: str, ours: dict[bytes, tuple[int, int] | None]) -> str | None:

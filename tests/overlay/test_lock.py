@@ -10,7 +10,7 @@ import pytest
 
 from promoterd.errors import AlreadyLocked
 from promoterd.overlay import syscalls
-from promoterd.overlay.lock import WriterLock, describe_process, second_users, writer_of
+from promoterd.overlay.lock import WriterLock, describe_process, second_users, users_of, writer_of
 from promoterd.overlay.mounts import overlay_at
 from support.overlays import MountedOverlay, unmount
 
@@ -194,3 +194,16 @@ class TestSecondUsers:
                 assert second_users(overlay_at(made.mountpoint)) == []
             finally:
                 other.kill()
+
+
+def test_an_overlay_on_a_dead_server_is_not_asked(make_overlay: MakeOverlay) -> None:
+    dead = make_overlay({"lib": {"a": b"1"}}, counting=True)
+    ours = make_overlay({})
+    dead.counted.hang(True)
+    try:
+        asked = dead.counted.total()
+        assert users_of(ours.upper) == [f"the overlay at {ours.mountpoint.decode()}, on {ours.upper.decode()}"]
+        assert second_users(overlay_at(ours.mountpoint)) == []
+        assert dead.counted.total() == asked
+    finally:
+        dead.counted.hang(False)
