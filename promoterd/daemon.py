@@ -152,6 +152,8 @@ class Daemon:
         for mountpoint, keeper in list(self.keepers.items()):
             if wanted.get(mountpoint) != keeper.policy:
                 self._end(mountpoint)
+            else:
+                keeper.try_again()
         for mountpoint, mount in wanted.items():
             if mountpoint not in self.keepers:
                 self._start(mount)

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from promoterd import __version__
 from promoterd.control import Handler, Progress, Request
-from promoterd.errors import MountNotFound, PromoterdError, Refused, UsageError
+from promoterd.errors import MountGone, MountNotFound, PromoterdError, Refused, UsageError
 from promoterd.explain import explain
 from promoterd.keeper import Keeper
 from promoterd.mounted import Mounted
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import display, relative_to_mount, show
+from promoterd.pool import PoolClosed
 from promoterd.promotion import Outcome, Promotion
 from promoterd.reopen import reopen_all, reopen_wanted
 from promoterd.states import State
@@ -33,7 +34,7 @@ class Handlers:
     def table(self) -> dict[str, Handler]:
         """The handlers by the name of their request."""
         return {
-            name: getattr(self, name)
+            name: _telling(getattr(self, name))
             for name in ("status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload")
         }
 
@@ -112,7 +113,7 @@ class Handlers:
         """Undo the completion of one directory with its complete ancestors, or of a whole mount."""
         del progress
         if request.all:
-            keepers = self._chosen(request.path)
+            keepers = self._in_work(request.path)
             return await self._reopen_all([_working(keeper) for keeper in keepers])
         keeper, path = self._locate(request.path)
         return {"reopened": [show(found) for found in await reopen_wanted(_working(keeper), path)], "deferred": []}
@@ -136,7 +137,7 @@ class Handlers:
     async def pause(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Stop marking on one mount, or on all."""
         del progress
-        mounts = [_working(keeper) for keeper in self._chosen(request.path)]
+        mounts = [_working(keeper) for keeper in self._in_work(request.path)]
         for mount in mounts:
             mount.pause("paused by hand")
         return {"paused": [mount.name for mount in mounts]}
@@ -144,7 +145,7 @@ class Handlers:
     async def resume(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Go on after a pause, a trip wire or a retirement."""
         del progress
-        keepers = self._chosen(request.path)
+        keepers = self._in_work(request.path)
         for keeper in keepers:
             _working(keeper).resume()
             if keeper.worker is not None:
@@ -169,6 +170,11 @@ class Handlers:
         """The keepers that a request without or with a path is about."""
         return list(self._daemon.keepers.values()) if path is None else [self._locate(path)[0]]
 
+    def _in_work(self, path: bytes | None) -> list[Keeper]:
+        """As :meth:`_chosen`, but for mounts that are not in work, unless none is, or it is named."""
+        chosen = self._chosen(path)
+        return [keeper for keeper in chosen if keeper.mount is not None] or chosen
+
     def _locate(self, path: bytes | None) -> tuple[Keeper, bytes]:
         """The mount that an absolute path lies on, and the path inside it. Raises MountNotFound, UsageError."""
         if path is None:
@@ -183,6 +189,22 @@ class Handlers:
             )
         keeper = max(found, key=lambda candidate: len(candidate.policy.mountpoint_bytes))
         return keeper, relative_to_mount(path, keeper.policy.mountpoint_bytes)
+
+
+def _telling(handler: Handler) -> Handler:
+    """The handler, with what the kernel says and the end of a mount as errors for the one who asked."""
+
+    async def tell(request: Request, progress: Progress) -> dict[str, Any]:
+        try:
+            return await handler(request, progress)
+        except OSError as error:
+            raise PromoterdError(
+                f"{display(request.path or b'/')}: {error.strerror}", hint="the log, or the server's, may say why"
+            ) from error
+        except PoolClosed as error:
+            raise MountGone(mountpoint=error.args[0]) from error
+
+    return tell
 
 
 def _working(keeper: Keeper) -> Mounted:

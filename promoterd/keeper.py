@@ -3,20 +3,20 @@
 import asyncio
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import StrEnum
 
 import structlog
 
-from promoterd.errors import MountGone, PromoterdError
+from promoterd.errors import AlreadyLocked, MountGone, PromoterdError
 from promoterd.heat import base as heat_base
 from promoterd.heat.base import HeatSource, MountView
 from promoterd.heat.tracker import HeatTracker
 from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
 from promoterd.mounted import Mounted
-from promoterd.opening import opened_mount
+from promoterd.opening import OpenedMount
 from promoterd.overlay.mounts import Overlay, read_overlays
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, PoolClosed
@@ -24,8 +24,10 @@ from promoterd.worker import Worker
 
 LOOK_AGAIN = 1.0
 """Seconds until a mount that went is looked for again, unless mounts change before."""
-OPEN_AGAIN = 60.0
-"""Seconds until a mount that could not be taken into work is tried again, unless mounts change before."""
+OPEN_AGAIN, OPEN_AGAIN_MOST = 30.0, 600.0
+"""Seconds until a mount that could not be taken into work is tried again, unless it changes before: ever more."""
+LOCKED_AGAIN = 5.0
+"""Seconds until it is looked whether another process has given up the upper layer."""
 CLOSE_PATIENCE = 1.5
 """Seconds that each of the two steps of giving a mount back may take; a dead server must not hold up the shutdown."""
 _OPENERS = 2
@@ -58,10 +60,18 @@ class Keeper:
         self._log = log.bind(mount=policy.mountpoint)
         self._mounts_changed = asyncio.Event()
         self._opener = Pool(f"open {policy.mountpoint}", _OPENERS, policy.limits.stuck_after)
+        self._tried: Overlay | None = None
         self._closings: set[asyncio.Task[None]] = set()
+        self._is_to_try_again = False
+        self._pauses = 0
 
     def mounts_changed(self) -> None:
         """The mount table changed: look whether this concerns us."""
+        self._mounts_changed.set()
+
+    def try_again(self) -> None:
+        """Somebody says that what kept the mount from being worked on may be over."""
+        self._is_to_try_again = True
         self._mounts_changed.set()
 
     def take_stock(self) -> None:
@@ -80,14 +90,15 @@ class Keeper:
         """Work whenever the overlay is there, until cancelled."""
         try:
             while True:
-                await self._wait_for_change(await self._attempt())
+                await self._wait(await self._attempt())
         finally:
             self._opener.close()
 
     async def _attempt(self) -> float | None:
         """Work while that is possible; returns after how many seconds to try again, if nothing is heard before."""
+        self._is_to_try_again = False
         try:
-            overlay = self._find()
+            overlay = self._tried = self._find()
             if overlay is not None:
                 await self._work(overlay)
             self._enter(Phase.ABSENT, None)
@@ -96,12 +107,17 @@ class Keeper:
             return LOOK_AGAIN
         except (PromoterdError, OSError) as error:
             self._enter(Phase.UNFIT, str(error))
-            return OPEN_AGAIN
+            return LOCKED_AGAIN if isinstance(error, AlreadyLocked) else self._pause()
         except Exception as error:  # noqa: BLE001 - reported; the other mounts go on, and so will this one
             self._log.exception("mount_failed", reason=repr(error))
             self._enter(Phase.UNFIT, f"internal error: {error!r}")
-            return OPEN_AGAIN
+            return self._pause()
         return None
+
+    def _pause(self) -> float:
+        """Ever longer: each look at a server that does not answer leaves a thread behind that waits for it."""
+        self._pauses += 1
+        return float(min(OPEN_AGAIN_MOST, OPEN_AGAIN * 2 ** (self._pauses - 1)))
 
     def _enter(self, phase: Phase, reason: str | None) -> None:
         if (phase, reason) != (self.phase, self.reason):
@@ -114,19 +130,19 @@ class Keeper:
         wanted = self.policy.mountpoint_bytes
         return next((overlay for overlay in reversed(read_overlays()) if overlay.mountpoint == wanted), None)
 
-    async def _wait_for_change(self, seconds: float | None) -> None:
-        try:
-            await asyncio.wait_for(self._mounts_changed.wait(), seconds)
-        except TimeoutError:
-            return
-        finally:
-            self._mounts_changed.clear()
+    async def _wait(self, seconds: float | None) -> None:
+        """Until there is something new to try, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while not self._is_to_try_again and self._find() == self._tried:
+                    await self._mounts_changed.wait()
+                    self._mounts_changed.clear()
 
     async def _work(self, overlay: Overlay) -> None:
         """Raises MountGone when the mount goes, and what keeps it from being worked on."""
         self._enter(Phase.OPENING, None)
         stack = ExitStack()
-        opening = opened_mount(
+        opening = OpenedMount(
             overlay, self.policy, ledger=self._ledger, metrics=self._metrics, log=self._log, clock=time.time
         )
         self.mount = mount = await self._opener.run(stack.enter_context, opening)
@@ -137,6 +153,7 @@ class Keeper:
             if source is not None:
                 stack.callback(source.close)
                 mount.disarm, mount.rearm = source.disarm, source.rearm
+            self._pauses = 0
             self._enter(Phase.WORKING, f"backend {mount.backend.name}: {mount.backend_reason}")
             await self._until_it_goes(worker, source, overlay)
         except ExceptionGroup as group:
@@ -196,7 +213,7 @@ class Keeper:
 
     def _closed_at_last(self, closing: asyncio.Task[None]) -> None:
         self._closings.discard(closing)
-        self._mounts_changed.set()
+        self.try_again()
 
     async def _close(self, mount: Mounted, stack: ExitStack) -> None:
         # a call that nobody awaits any more may still be changing the upper layer: the lock is kept till then (R12)
@@ -204,6 +221,8 @@ class Keeper:
             await asyncio.sleep(0.01)
         try:
             await self._opener.run(stack.close)
+        except PoolClosed:  # the daemon ends, and the lock with it
+            return
         except (OSError, PromoterdError) as error:
             self._log.warning("close_failed", reason=str(error))
 

@@ -2,8 +2,9 @@
 
 import os
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from types import TracebackType
 
 import structlog
 
@@ -27,57 +28,97 @@ _SPARE_WORKERS = 2
 """Threads beside those that promote: for rechecks and activation while every promotion waits for the server."""
 
 
-@contextmanager
-def opened_mount(  # noqa: PLR0913 - what a mount is made of
-    overlay: Overlay,
-    policy: MountPolicy,
-    *,
-    ledger: Ledger,
-    metrics: Metrics,
-    log: structlog.typing.FilteringBoundLogger,
-    clock: Callable[[], float],
-    writing: bool = True,
-) -> Iterator[Mounted]:
+class OpenedMount:
     """Everything that work on one mount needs, undone at the end: the lock given back, the scratch directory removed.
 
-    Without ``writing`` there is neither, and nothing on the mount may be changed. Blocks, and may wait for the server.
-    Raises UnfitMount, AlreadyLocked, Refused, NotPermitted, OSError.
+    Without ``writing`` there is neither, and nothing on the mount may be changed. Entering and leaving block, and may
+    wait for the server. Entering raises UnfitMount, AlreadyLocked, Refused, NotPermitted, OSError.
+
+    Not made of generators: the interpreter closes those at its end, and would then wait for a server that hangs.
     """
-    chosen, reason = choose_backend(overlay, policy)
-    log = log.bind(mount=display(overlay.mountpoint))
-    with ExitStack() as stack:
-        upper_id = f"observed:{display(overlay.mountpoint)}"
-        if chosen.marks:
-            assert overlay.upper is not None  # noqa: S101 - a marking backend was found fit
-            if writing:
-                stack.enter_context(WriterLock(overlay.upper))
-                upper_id = identify_upper(overlay.upper)
-                stack.enter_context(_scratch(overlay, policy.scratch_bytes))
-            else:
-                upper_id = known_upper(overlay.upper) or upper_id
-        if writing:
-            ledger.see_upper(upper_id, overlay.mountpoint, overlay.layers, clock())
+
+    def __init__(  # noqa: PLR0913 - what a mount is made of
+        self,
+        overlay: Overlay,
+        policy: MountPolicy,
+        *,
+        ledger: Ledger,
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+        clock: Callable[[], float],
+        writing: bool = True,
+    ) -> None:
+        self._overlay = overlay
+        self._policy = policy
+        self._ledger = ledger
+        self._metrics = metrics
+        self._log = log.bind(mount=display(overlay.mountpoint))
+        self._clock = clock
+        self._writing = writing
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Mounted:
+        with ExitStack() as stack:
+            mount = self._open(stack)
+            self._stack = stack.pop_all()
+        return mount
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def _open(self, stack: ExitStack) -> Mounted:
+        overlay, policy, ledger = self._overlay, self._policy, self._ledger
+        chosen, reason = choose_backend(overlay, policy)
+        upper_id = self._take(stack) if chosen.marks else _observed(overlay)
+        if self._writing:
+            ledger.see_upper(upper_id, overlay.mountpoint, overlay.layers, self._clock())
         upper = ledger.upper(upper_id)
-        mount_metrics = metrics.of(display(overlay.mountpoint), chosen.name)
+        metrics = self._metrics.of(display(overlay.mountpoint), chosen.name)
         pool = Pool(display(overlay.mountpoint), policy.limits.concurrency + _SPARE_WORKERS, policy.limits.stuck_after)
         stack.callback(pool.close)
         mount = Mounted(
             overlay=overlay,
             policy=policy,
-            backend=chosen(overlay, scratch=policy.scratch_bytes),
+            backend=chosen(overlay, scratch=policy.scratch_bytes, lanes=policy.limits.concurrency),
             backend_reason=reason,
             ledger=ledger,
-            book=Book(ledger.of(upper_id), log, _counted(mount_metrics)),
+            book=Book(ledger.of(upper_id), self._log, _counted(metrics)),
             pool=pool,
             throttle=Throttle(policy.limits.entries_per_second),
-            metrics=mount_metrics,
-            log=log,
-            clock=clock,
+            metrics=metrics,
+            log=self._log,
+            clock=self._clock,
             paused=None if upper is None else upper.paused or (RETIRED if upper.retired else None),
             followed={record.path for record in ledger.of(upper_id).ancestors()},
         )
         mount.show_paused()
-        yield mount
+        return mount
+
+    def _take(self, stack: ExitStack) -> str:
+        """The upper layer's id, and the right to change the layer if that is wanted."""
+        overlay = self._overlay
+        assert overlay.upper is not None  # noqa: S101 - a marking backend was found fit
+        if not self._writing:
+            return known_upper(overlay.upper) or _observed(overlay)
+        stack.enter_context(WriterLock(overlay.upper))
+        upper_id = identify_upper(overlay.upper)
+        scratch = Scratch(self._policy.scratch_bytes)
+        with Layers(overlay) as layers:
+            scratch.ensure(layers.root, layers.upper, layers.lowers)
+        stack.callback(_remove_scratch, overlay, scratch)
+        return upper_id
+
+
+def _observed(overlay: Overlay) -> str:
+    """What the ledger calls an upper layer that nothing was ever written to."""
+    return f"observed:{display(overlay.mountpoint)}"
+
+
+def _remove_scratch(overlay: Overlay, scratch: Scratch) -> None:
+    with suppress(MountGone, PromoterdError, OSError), Layers(overlay) as layers:
+        scratch.remove(layers.root, layers.upper)
 
 
 def choose_backend(overlay: Overlay, policy: MountPolicy) -> tuple[type[Backend], str]:
@@ -116,18 +157,6 @@ def known_upper(upper: bytes) -> str | None:
     finally:
         os.close(root)
     return None if found is None else found.decode("ascii", "replace")
-
-
-@contextmanager
-def _scratch(overlay: Overlay, name: bytes) -> Iterator[None]:
-    scratch = Scratch(name)
-    with Layers(overlay) as layers:
-        scratch.ensure(layers.root, layers.upper, layers.lowers)
-    try:
-        yield
-    finally:
-        with suppress(MountGone, PromoterdError, OSError), Layers(overlay) as layers:
-            scratch.remove(layers.root, layers.upper)
 
 
 def _counted(metrics: MountMetrics) -> Callable[[DirectoryRecord | None, DirectoryRecord | None], None]:

@@ -37,7 +37,7 @@ class Provenance:
     roll: str = ""
 
     @classmethod
-    def of(
+    def of(  # noqa: PLR0913, PLR0917 - the fields of the record
         cls,
         backend: str,
         path: bytes,

@@ -5,7 +5,7 @@ from promoterd.heat.discovery import Walk
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath
 from promoterd.paths import is_below, show
-from promoterd.promotion import Progress, Promotion, promote
+from promoterd.promotion import Outcome, Progress, Promotion, promote
 from promoterd.states import State
 from promoterd.terms import why_forbidden
 
@@ -26,7 +26,7 @@ async def promote_wanted(
     while (batch := await mount.run(next, batches, None)) is not None:
         for found in batch:
             if not mount.book.is_marked(found) and not any(is_below(found, other.path) for other in done):
-                done.append(await _promote_one(mount, found, progress))
+                done.append(await _promote_if_free(mount, found, progress))
     if not done:
         raise Refused(
             path=show(path),
@@ -34,6 +34,13 @@ async def promote_wanted(
             hint="`promoterd check` prints the rules; the first that matches decides",
         )
     return done
+
+
+async def _promote_if_free(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:
+    try:
+        return await _promote_one(mount, path, progress)
+    except Refused as refused:
+        return Promotion(path, Outcome.REFUSED, reason=refused.message, hint=refused.hint)
 
 
 async def _promote_one(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:

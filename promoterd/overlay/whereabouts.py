@@ -6,6 +6,7 @@ the layers' listings are compared with the overlay's.
 """
 
 import contextlib
+import errno
 import os
 import stat
 import time
@@ -22,6 +23,7 @@ _DIRECTORIES = 8
 _SAMPLE = 16
 _TRIES = 3
 _PAUSE = 0.05
+_BROKEN = (errno.EIO, errno.ESTALE)
 
 
 @dataclass
@@ -60,8 +62,13 @@ def find_misplaced(overlay: Overlay) -> list[Misplaced]:
         if not pending:
             break
         directory = pending.popleft()
-        names = [_list(_at(root, directory.path)) for root in directory.roots]
-        found = _misfits(overlay, directory, names)
+        try:
+            names = [_list(_at(root, directory.path)) for root in directory.roots]
+            found = _misfits(overlay, directory, names)
+        except OSError as error:
+            if not directory.path or error.errno not in _BROKEN:
+                raise
+            continue  # one broken entry makes a whole directory unreadable, and says nothing of the layers' places
         if found:
             return found
         if upper:

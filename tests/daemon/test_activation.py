@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from itertools import pairwise
 
 import pytest
 
@@ -19,8 +20,8 @@ HOLD = {
     "cwd": "print(flush=True); input()",
     "fd": "import os, sys; os.open(sys.argv[1], os.O_RDONLY); print(flush=True); input()",
     "map": (
-        "import mmap, os, sys; f = os.open(sys.argv[1] + '/f0000', os.O_RDONLY); m = mmap.mmap(f, 0, prot=mmap.PROT_READ);"
-        "os.close(f); print(flush=True); input()"
+        "import mmap, os, sys; f = os.open(sys.argv[1] + '/f0000', os.O_RDONLY);"
+        "m = mmap.mmap(f, 0, prot=mmap.PROT_READ); os.close(f); print(flush=True); input()"
     ),
 }
 
@@ -54,8 +55,8 @@ def test_what_a_process_holds_is_pinned_until_it_lets_go(make_overlay: MakeOverl
         assert_same_view(view, view_of(mounted))
         daemon.wait_for(lambda: len(daemon.find("activation", active=0, pinned=3)) >= 3)
         rounds = [moment(event) for event in daemon.find("activation", active=0, pinned=3)]
-        pauses = [later - earlier for earlier, later in zip(rounds, rounds[1:], strict=False)]
-        assert all(later > 1.5 * earlier for earlier, later in zip(pauses, pauses[1:], strict=False)), "it backs off"
+        pauses = [later - earlier for earlier, later in pairwise(rounds)]
+        assert all(later > 1.5 * earlier for earlier, later in pairwise(pauses)), "it backs off"
     daemon.wait_state("active", *paths)
     assert_same_view(view, view_of(mounted))
 
@@ -101,7 +102,7 @@ def test_one_reconfigure_for_all_that_wait(make_overlay: MakeOverlay, make_daemo
     begun = moment(daemon.wait_phase("working"))
     activations = [moment(event) for event in daemon.find("activation")]
     assert len(activations) <= 1 + (activations[-1] - begun) / 1.0
-    assert all(later - earlier >= 0.99 for earlier, later in zip(activations, activations[1:], strict=False))
+    assert all(later - earlier >= 0.99 for earlier, later in pairwise(activations))
     assert daemon.metric("promoterd_activations_total") == len(activations)
     assert daemon.metric("promoterd_activation_effects_total", effect="active") == len(names)
     time.sleep(1.2)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -138,7 +139,7 @@ def test_marks_from_another_server_trip_the_wire(make_overlay: MakeOverlay, make
     daemon = promoted(mounted, make_daemon)
     daemon.stop()
     mounted.umount()
-    shutil.copytree(mounted.lowers[0], mounted.base + b"/copied", symlinks=True)
+    subprocess.run(["cp", "-a", mounted.lowers[0], mounted.base + b"/copied"], check=True)
     mounted.layers[0] = mounted.base + b"/copied"
     mounted.mount()
     daemon.start(watching=2)

@@ -208,7 +208,8 @@ class RunningDaemon:
         ]
 
     def tail(self, count: int = 12) -> str:
-        return "\n".join(["", *self.lines()[-count:]])
+        lines = [line for line in self.lines() if '"control_request"' not in line]
+        return "\n".join(["", *lines[-count:]])
 
     def assert_no_surprise(self) -> None:
         """Nothing that nobody foresaw: no traceback, no task whose error nobody took."""
