@@ -75,6 +75,8 @@ class PlannedDirectory:
     path: bytes
     layers: tuple[int, ...]
     listing: LowerListing
+    others: set[str] = field(default_factory=set)
+    """Names of lower under which upper holds something else than a copy of it; known once it was verified."""
 
 
 @dataclass

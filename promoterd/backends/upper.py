@@ -181,6 +181,7 @@ class UpperBackend(Backend):
                 raise Busy(path=show(plan.path), reason=f"the server changed {show(directory.path)}")
             visible = {name for name, entry in upper.items() if not entry.whiteout}
             clean = clean and set(layers.list_merged(directory.path)) == visible
+            directory.others = others_own(layers, directory.path, directory.listing, upper)
         return clean
 
     def _check_children(
@@ -192,8 +193,7 @@ class UpperBackend(Backend):
         """Beside each directory its provenance, and in its roll its names, for a reopening."""
         identities = [mounts.lower_identity(layer) for layer in self.overlay.lowers]
         for directory in plan.directories:
-            names = directory.listing.entries
-            others = others_own(layers, directory.path, directory.listing, layers.list_upper(directory.path))
+            names, others = directory.listing.entries, directory.others
             rolls.write(self.overlay, directory.path, began_ns, names.keys() - others, others)
             record = Provenance.of(
                 self.name,

@@ -218,6 +218,7 @@ def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None
     local = xattrs.has_trusted(directory)
     xwhiteouts = local and xattrs.get(xattrs.descriptor(directory), xattrs.OPAQUE) == xattrs.OPAQUE_XWHITEOUTS
     can_be_unchangeable = bool(syscalls.statx(directory).attributes_mask & UNCHANGEABLE)
+    attributes = syscalls.attributes_of(directory)
     prefix = f"/proc/self/fd/{directory}/"
     with os.scandir(directory) as found:
         for item in found:
@@ -243,7 +244,7 @@ def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None
                     listing.hard_linked.append(name)
                 if local and _has_redirect(prefix + name):
                     listing.redirected.append(name)
-            if can_be_unchangeable and syscalls.statx(directory, name).attributes & UNCHANGEABLE:
+            if can_be_unchangeable and attributes(name) & UNCHANGEABLE:
                 listing.unchangeable.append(name)
 
 

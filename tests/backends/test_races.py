@@ -28,7 +28,7 @@ LIB = b"opt/lib"
 
 
 class TestStress:
-    DIRECTORIES = tuple(f"d{number}" for number in range(10))
+    DIRECTORIES = tuple(f"d{number:02}" for number in range(30))
     USERS = 3
 
     def tree(self) -> Tree:
@@ -62,7 +62,7 @@ class TestStress:
             said.extend(json.loads(user.communicate()[0]) for user in running)
 
     @pytest.mark.parametrize(
-        ("seed", "think", "counting", "seconds"), [(1, 0.03, False, 3.0), (2, 0.004, False, 3.0), (3, 0.03, True, 3.0)]
+        ("seed", "think", "counting", "seconds"), [(1, 0.02, False, 2.5), (2, 0.002, False, 2.5), (3, 0.03, True, 2.5)]
     )
     def test_promotions_without_rest(
         self, make_overlay: MakeOverlay, tmp_path: Path, seed: int, think: float, seconds: float, *, counting: bool
