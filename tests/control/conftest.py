@@ -10,6 +10,6 @@ import pytest
 def path() -> Iterator[str]:
     """A socket in a directory that everybody may enter."""
     directory = tempfile.mkdtemp(prefix="promoterd-control-")
-    os.chmod(directory, 0o755)  # noqa: S103 - as /run/promoterd
+    os.chmod(directory, 0o755)
     yield f"{directory}/control.sock"
     shutil.rmtree(directory)

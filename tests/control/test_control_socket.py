@@ -157,7 +157,7 @@ def test_only_the_group_gets_in(
     async def main() -> None:
         async with serving(path, group):
             if open_file:
-                os.chmod(path, 0o666)  # noqa: S103 - even so the peer's credentials are looked at
+                os.chmod(path, 0o666)
             result = await asyncio.to_thread(
                 as_user, NOBODY, user_group, groups, lambda: request(path, Request(command="status"))
             )

@@ -101,7 +101,7 @@ def test_the_state_directory_is_made_for_its_owner_only(tmp_path: Path) -> None:
 
 def test_a_state_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "state")
-    os.chmod(tmp_path / "state", 0o1777)  # noqa: S103 - what is refused
+    os.chmod(tmp_path / "state", 0o1777)
     with pytest.raises(LedgerError, match="written by others") as caught:
         Ledger(tmp_path / "state")
     assert caught.value.hint == f"chmod 0700 {tmp_path / 'state'}"

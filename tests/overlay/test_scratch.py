@@ -54,7 +54,7 @@ def test_removing_it_leaves_no_trace(made: MountedOverlay) -> None:
 def test_a_root_directory_that_hands_down_its_group_and_acl(made: MountedOverlay) -> None:
     need("setfacl")
     os.chown(made.mountpoint, 0, 1234)
-    os.chmod(made.mountpoint, 0o2750)  # noqa: S103 - the bit that is handed down
+    os.chmod(made.mountpoint, 0o2750)
     subprocess.run(["setfacl", "-d", "-m", "u:1234:rwx,g:1234:rwx", made.mountpoint], check=True)
     ensure(made)
     status = os.stat(made.at(DEFAULT_NAME))
@@ -100,7 +100,7 @@ class TestOpen:
 
     def test_it_was_opened_up(self, made: MountedOverlay) -> None:
         ensure(made)
-        os.chmod(made.at(DEFAULT_NAME), 0o777)  # noqa: S103 - that is what must be noticed
+        os.chmod(made.at(DEFAULT_NAME), 0o777)
         with layers_of(made) as layers:
             before = len(os.listdir("/proc/self/fd"))
             with pytest.raises(Refused, match="mode 0777"):
