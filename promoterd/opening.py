@@ -117,7 +117,15 @@ def _observed(overlay: Overlay) -> str:
 
 
 def _remove_scratch(overlay: Overlay, scratch: Scratch) -> None:
+    """Remove it, once the server was seen to answer for its name.
+
+    A rmdir that is killed while it waits for a dead server leaves a whiteout and a changed root directory, because what
+    the kernel cannot look up counts as there (ovl_lower_positive, fs/overlayfs/util.c); a killed look leaves nothing.
+    """
     with suppress(MountGone, PromoterdError, OSError), Layers(overlay) as layers:
+        for lower in layers.lowers:
+            with suppress(FileNotFoundError):
+                os.stat(scratch.name, dir_fd=lower, follow_symlinks=False)
         scratch.remove(layers.root, layers.upper)
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from promoterd.demo.view import differences, snapshot
 from support.commands import environment, promoterd
 from support.daemons import RunningDaemon, wait_for
-from support.promotions import assert_marks_are_sound
+from support.promotions import assert_marks_are_sound, is_whiteout
 from support.sites import Site
 from support.trees import files
 
@@ -95,3 +95,19 @@ def test_the_daemon_answers_and_ends(make_site: Callable[..., Site]) -> None:
             daemon.stop()
             asking.communicate(timeout=5)
         assert asking.returncode == 9
+
+
+def test_it_dies_before_the_mount_is_given_back(make_site: Callable[..., Site]) -> None:
+    """A rmdir that is killed while it waits would leave a whiteout in the root, and another time on it."""
+    site = make_site(counting=True)
+    before = os.stat(site.mounted.mountpoint).st_mtime_ns
+    with RunningDaemon(os.fsencode(site.base), site.mount) as daemon:
+        daemon.start(watching=3)
+        with stopped(site):
+            daemon.stop()
+        assert [name for name in os.listdir(site.mounted.upper) if is_whiteout(site.mounted.in_upper(name))] == []
+        assert os.stat(site.mounted.mountpoint).st_mtime_ns == before
+        daemon.start()
+        daemon.stop()
+    assert os.listdir(site.mounted.upper) == []
+    assert os.stat(site.mounted.mountpoint).st_mtime_ns == before
