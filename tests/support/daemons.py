@@ -229,8 +229,8 @@ class RunningDaemon:
         except AssertionError as error:
             raise AssertionError(f"{error}; its log ends {self.tail()}") from None
 
-    def wait_event(self, event: str, patience: float = PATIENCE, **fields: Any) -> Event:
-        return self.wait_for(lambda: self.find(event, **fields), patience)[-1]
+    def wait_event(self, event: str, patience: float = PATIENCE, poll: float = _POLL, **fields: Any) -> Event:
+        return self.wait_for(lambda: self.find(event, **fields), patience, poll)[-1]
 
     def wait_phase(self, phase: str, mount: str | None = None) -> Event:
         """The event of the mount's last phase, when that is this one."""
