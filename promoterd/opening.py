@@ -120,7 +120,7 @@ def _remove_scratch(overlay: Overlay, scratch: Scratch) -> None:
     """Remove it, once the server was seen to answer for its name.
 
     A rmdir that is killed while it waits for a dead server leaves a whiteout and a changed root directory, because what
-    the kernel cannot look up counts as there (ovl_lower_positive, fs/overlayfs/util.c); a killed look leaves nothing.
+    the kernel cannot look up counts as there (ovl_lower_positive, fs/overlayfs/namei.c); a killed look leaves nothing.
     """
     with suppress(MountGone, PromoterdError, OSError), Layers(overlay) as layers:
         for lower in layers.lowers:
