@@ -67,7 +67,7 @@ class TestStress:
     def test_promotions_without_rest(
         self, make_overlay: MakeOverlay, tmp_path: Path, seed: int, think: float, seconds: float, *, counting: bool
     ) -> None:
-        bench = Bench(make_overlay(self.tree(), counting=counting), batch=20)
+        bench = Bench(make_overlay(self.tree(), counting=counting, timeouts=1.0), batch=20)
         outcomes: dict[str, int] = {}
         marked: set[bytes] = set()
         with self.users(bench, tmp_path, seed, think) as said:

@@ -1,19 +1,17 @@
 """Finding backends, those of other packages too, and choosing between them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import pytest
 
 from promoterd.backends import base
-from promoterd.backends.choice import AUTO, PREFERENCE, Verdict, backend_for, best, verdicts
+from promoterd.backends.choice import AUTO, PREFERENCE, backend_for, best, verdicts
 from promoterd.backends.finalize import FinalizeBackend
 from promoterd.backends.observe import ObserveBackend
 from promoterd.backends.opaque import OpaqueBackend
 from promoterd.errors import UnfitMount, UsageError
 from promoterd.overlay import mounts, probe
 from promoterd.overlay.facts import Facts
-from promoterd.overlay.fitness import Finding, Severity
 from promoterd.overlay.mounts import Overlay
 from support.overlays import MountedOverlay
 
@@ -25,11 +23,6 @@ Mount = tuple[Overlay, Facts]
 def mount(make_overlay: Callable[..., MountedOverlay]) -> Mount:
     overlay = mounts.overlay_at(make_overlay({}).mountpoint)
     return overlay, probe.gather(overlay)
-
-
-@pytest.fixture
-def unfit(mount: Mount) -> Mount:
-    return replace(mount[0], metacopy=False), mount[1]
 
 
 class TestRegistry:
@@ -68,40 +61,21 @@ class TestRegistry:
         assert "finalize, observe, opaque" in error.value.hint
 
 
-class TestChoice:
+class TestOnARealMount:
     def test_every_backend_has_a_verdict_the_preferred_ones_first(self, mount: Mount) -> None:
         found = verdicts(*mount)
         assert [verdict.backend for verdict in found] == list(PREFERENCE)
         assert [verdict.fit for verdict in found] == [False, True, True]
         assert "ovl-finalize-dir" in found[0].reason
-
-    def test_auto_takes_the_best_that_the_mount_is_fit_for(self, mount: Mount, unfit: Mount) -> None:
-        assert best(verdicts(*mount)) == ("opaque", "finalize is unfit (kernel)")
         assert backend_for(AUTO, *mount) is OpaqueBackend
-        chosen, why = best(verdicts(*unfit))
-        assert chosen == "observe"
-        assert "opaque is unfit (metacopy)" in why
-        assert backend_for(AUTO, *unfit) is ObserveBackend
-
-    def test_one_that_policy_names_is_taken_or_refused(self, mount: Mount, unfit: Mount) -> None:
-        assert backend_for("opaque", *mount) is OpaqueBackend
-        with pytest.raises(UnfitMount, match="metacopy=on"):
-            backend_for("opaque", *unfit)
         with pytest.raises(UnfitMount, match="was never merged"):
             backend_for("finalize", *mount)
-        with pytest.raises(UsageError):
-            backend_for("nonesuch", *mount)
 
     @pytest.mark.usefixtures("third_party")
-    def test_another_packages_only_where_it_is_named(self, mount: Mount) -> None:
+    def test_another_packages_is_taken_only_where_it_is_named(self, mount: Mount) -> None:
         found = {verdict.backend: verdict for verdict in verdicts(*mount)}
         assert found["field"].fit
         assert not found["field-missing"].fit
         assert "promoterd_nowhere" in found["field-missing"].reason
         assert best(list(found.values()))[0] == "opaque"
         assert backend_for("field", *mount).name == "field"
-
-    def test_a_finding_that_only_warns_refuses_nothing(self) -> None:
-        warned = Verdict("x", (Finding(Severity.WARN, "o", "m", "r"),))
-        assert warned.fit
-        assert (warned.reason, warned.refused) == ("", "")

@@ -37,6 +37,16 @@ def allow(**demands: Any) -> Callable[[bytes], DirectoryTerms]:
     return lambda _: DirectoryTerms(**demands)
 
 
+def readable(path: bytes) -> bool:
+    """Whether a file can be opened and read."""
+    try:
+        with open(path, "rb") as file:
+            file.read()
+    except OSError:
+        return False
+    return True
+
+
 class Bench:
     """A backend at work on a mounted overlay."""
 
