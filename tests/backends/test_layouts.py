@@ -9,6 +9,7 @@ import pytest
 from promoterd.backends.base import MarkState
 from support.overlays import MountedOverlay
 from support.promotions import (
+    METACOPY,
     REDIRECT,
     Bench,
     allow,
@@ -108,6 +109,17 @@ class TestLowerLayers:
         bench = Bench(make_overlay([{"opt": {"lib": top}}, {"opt": {"lib": {"a": b"2", "c": b"2"}}}]))
         promote_and_compare(bench)
         assert sorted(os.listdir(bench.mounted.at(LIB))) == [b"b", b"c"]
+
+    def test_metadata_alone_in_the_top_one(self, make_overlay: MakeOverlay) -> None:
+        """A layer that was an upper one once, of files that nobody renamed: their data is in the next."""
+        top = File(b"", xattrs={METACOPY: b""})
+        bench = Bench(make_overlay([{"opt": {"lib": {"a": top, "b": b"b"}}}, {"opt": {"lib": {"a": b"", "c": b"c"}}}]))
+        bench.mounted.umount()
+        for number in (0, 1):
+            os.truncate(bench.mounted.on_server("opt/lib/a", number), 5)
+        bench.mounted.mount()
+        bench.refresh()
+        promote_and_compare(bench)
 
     def test_the_lowest_changing_is_noticed_though_the_top_did_not(self, make_overlay: MakeOverlay) -> None:
         bench = Bench(make_overlay([{"opt": {"lib": {"a": b"1"}}}, {"opt": {"lib": {"b": b"2"}}}]))

@@ -485,6 +485,52 @@ class TestWindow:
         assert not os.path.lexists(bench.mounted.at("opt/lib/f0000"))
 
 
+class TestPinned:
+    """Marked, and never in effect: it is merged in memory, so nothing that users do there meanwhile is lost."""
+
+    def test_it_is_reopened_while_it_is_held(self, make_overlay: MakeOverlay) -> None:
+        bench = Bench(make_overlay(tree()))
+        at = bench.mounted.at
+        with subprocess.Popen([sys.executable, "-c", "input()"], cwd=at(LIB), stdin=-1) as process:
+            bench.mark(LIB)
+            bench.activate()
+            assert bench.on_disk(LIB).in_effect is False
+            write(bench.mounted.on_server("opt/lib/added"), b"added")
+            os.mkdir(bench.mounted.on_server("opt/lib/added dir"))
+            write(bench.mounted.on_server("opt/lib/added dir/inside"), b"inside")
+            os.chmod(at("opt/lib/added"), 0o600)
+            os.mkdir(at("opt/lib/added dir/mine"))
+            os.unlink(at("opt/lib/f0001"))
+            os.rename(at("opt/lib/f0002"), at("opt/lib/renamed"))
+            before = bench.view()
+            bench.reopen(LIB)
+            assert_same_view(before, bench.view())
+            process.communicate()
+        bench.remount()
+        assert_same_view(before, bench.view())
+        assert bench.on_disk(LIB).mark is MarkState.NONE
+        assert read(at("opt/lib/added")) == b"added"
+        assert sorted(os.listdir(at("opt/lib/added dir"))) == [b"inside", b"mine"]
+
+    def test_one_that_is_not_reopened_in_time_breaks_what_was_copied_up_meanwhile(
+        self, make_overlay: MakeOverlay
+    ) -> None:
+        """Why a pinned directory that the server changes has to be reopened at once."""
+        bench = Bench(make_overlay(tree()))
+        with subprocess.Popen([sys.executable, "-c", "input()"], cwd=bench.mounted.at(LIB), stdin=-1) as process:
+            bench.mark(LIB)
+            bench.activate()
+            write(bench.mounted.on_server("opt/lib/added"), b"added")
+            os.chmod(bench.mounted.at("opt/lib/added"), 0o600)
+            process.communicate()
+        bench.activate()
+        assert bench.on_disk(LIB).in_effect is True
+        with pytest.raises(OSError, match="Input/output error"):
+            read(bench.mounted.at("opt/lib/added"))
+        bench.reopen(LIB)
+        assert read(bench.mounted.at("opt/lib/added")) == b"added"
+
+
 class TestUnmounted:
     def test_what_a_user_deleted_and_made_stays_so(self, bench: Bench) -> None:
         delete_and_create(bench)

@@ -9,6 +9,7 @@ import pytest
 
 from promoterd.overlay.times import restore_times, times_kept
 
+pytestmark = pytest.mark.needs("root")
 ATTRIBUTE = "trusted.overlay.promoterd.times"
 
 

@@ -11,6 +11,7 @@ from promoterd.overlay import xattrs
 from support.overlays import MountedOverlay
 from support.trees import ODD_NAMES
 
+pytestmark = pytest.mark.needs("root")
 NAME = "trusted.overlay.test"
 
 
