@@ -251,7 +251,7 @@ def _failures(before: Cost, after: Cost, changed: list[str], errors: list[str]) 
 
 
 def _show(console: Console, result: dict[str, Any], refused: list[str], requests: int) -> None:
-    table = Table(title=f"One cold launch, lower layer {LATENCY_US / 1000:g} ms away (kernel {result['kernel']})")
+    table = Table(title=f"One cold launch, {LATENCY_US / 1000:g} ms away, on {result['kernel']}")
     for heading in ("asked of the lower layer", "before", "after"):
         table.add_column(heading, justify="left" if heading[0] == "a" and heading != "after" else "right")
     words = {
