@@ -1,6 +1,7 @@
 """Keeping one configured mount in work: it may be absent, come, be replaced, and go (R16)."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
@@ -145,7 +146,7 @@ class Keeper:
         opening = OpenedMount(
             overlay, self.policy, ledger=self._ledger, metrics=self._metrics, log=self._log, clock=time.time
         )
-        self.mount = mount = await self._opener.run(stack.enter_context, opening)
+        self.mount = mount = await self._open(stack, opening)
         try:
             tracker = HeatTracker(self.policy.heat.half_life, self.policy.heat.max_directories)
             self.worker = worker = Worker(mount, tracker)
@@ -163,6 +164,28 @@ class Keeper:
             mount.stopping = True
             self.mount = self.worker = None
             await self._give_back(mount, stack)
+
+    async def _open(self, stack: ExitStack, opening: OpenedMount) -> Mounted:
+        """The opened mount; the thread gives it back by itself where nobody wants it any more."""
+        unwanted = threading.Event()
+
+        def enter() -> Mounted:
+            mount = stack.enter_context(opening)
+            if unwanted.is_set():
+                stack.close()
+            return mount
+
+        entering = asyncio.create_task(self._opener.run(enter))
+        entering.add_done_callback(lambda done: done.cancelled() or done.exception())
+        try:
+            return await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            unwanted.set()
+            await asyncio.wait({entering}, timeout=CLOSE_PATIENCE)
+            if entering.done():
+                with suppress(PoolClosed, PromoterdError, OSError):
+                    await self._opener.run(stack.close)  # it may have looked just before
+            raise
 
     def _source(self, overlay: Overlay, worker: Worker) -> HeatSource | None:
         """The heat source of the policy, hearing; the mount goes without one where the kernel grants no means."""

@@ -116,7 +116,7 @@ class TestItEnds:
         assert os.listdir(site.mounted.upper) == []
 
     def test_at_any_moment_of_its_start(self, site: Site) -> None:
-        for delay in (0.1, 0.3, 0.5, 0.6, 0.7, 0.8, 1.0):
+        for delay in (0.1, 0.3, 0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 1.0):
             with subprocess.Popen(
                 [sys.executable, "-m", "promoterd", "run", "--config", site.config],
                 stdout=subprocess.PIPE,
@@ -129,7 +129,7 @@ class TestItEnds:
                 out, err = process.communicate(timeout=10)
             assert "Traceback" not in out + err, f"after {delay} s: {err}"
             assert process.returncode in (0, -signal.SIGTERM), f"after {delay} s: {err}"
-            assert os.listdir(site.mounted.upper) == []
+            assert os.listdir(site.mounted.upper) == [], f"after {delay} s: {err}"
 
     def test_with_its_mount_given_back(self, site: Site) -> None:
         with RunningDaemon(os.fsencode(site.base), site.mount) as daemon:
