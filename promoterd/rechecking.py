@@ -32,6 +32,7 @@ class Rechecker:
         self.finder = finder
         self._activate = activate
         self._looked_at: dict[bytes, float] = {}
+        self._verified_at: dict[bytes, float] = {}
 
     async def run(self) -> None:
         """Recheck, until cancelled. Raises MountGone."""
@@ -52,7 +53,7 @@ class Rechecker:
             if now >= (record.last_checked or 0.0) + self._interval_of(record.path)
         ]
         if due:
-            for path in await recheck(mount, due):
+            for path in await recheck(mount, due, self._to_verify(due, now)):
                 self.finder.look_below(path)
         if mount.book.in_states({State.COMPLETE}):
             self._activate()
@@ -62,6 +63,17 @@ class Rechecker:
         await self._look_at_followed(now)
         if mount.overlay.read_only:
             await reopen_deferred(mount)
+
+    def _to_verify(self, paths: Iterable[bytes], now: float) -> set[bytes]:
+        """Those whose files are to be compared as well; the completion counts as the first time."""
+        due = set()
+        for path in paths:
+            record, rule = self.mount.book.get(path), self.mount.policy.rule_for(path)
+            last = self._verified_at.setdefault(path, now if record is None else record.marked_at or now)
+            if rule is not None and now >= last + spread(path, rule.verify):
+                due.add(path)
+                self._verified_at[path] = now
+        return due
 
     async def _look_at_growing(self, now: float) -> None:
         """A growing directory that changed brings new releases: find them, and drop negative dentries (R14)."""

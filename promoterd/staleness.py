@@ -1,6 +1,7 @@
 """Staying true to the server: what a recheck finds (R8), and what follows from it (R1, R2, R7)."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -16,6 +17,7 @@ from promoterd.queueing import overlaps
 from promoterd.reopen import reopen_wanted
 from promoterd.states import MARKED, State
 from promoterd.terms import RESTLESS, why_forbidden
+from promoterd.verifying import rewritten
 
 STALE_A_DAY = 3
 """Changes in one day from which on a directory counts as growing (R7)."""
@@ -71,9 +73,10 @@ def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
     return Finding(path, Verdict.FRESH)
 
 
-async def recheck(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
+async def recheck(mount: Mounted, paths: Sequence[bytes], verify: Collection[bytes] = ()) -> list[bytes]:
     """Check marked directories against the server and do what the rules say; returns those that were reopened.
 
+    Those to ``verify`` are looked at file by file as well, if they have not changed otherwise.
     When one has vanished, all are checked before anything is removed: many at once pause the mount. Raises MountGone.
     """
     findings = await _examine_all(mount, paths)
@@ -93,10 +96,12 @@ async def recheck(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
         if finding.verdict is Verdict.UNMARKED:
             mount.book.forget([finding.path], reason="its mark is gone")
         elif finding.verdict is Verdict.CHANGED:
-            await _went_stale(mount, finding.path)
+            await _went_stale(mount, finding.path, "the server changed it")
             to_reopen.append(finding.path)
         elif finding.verdict is Verdict.FRESH and forbidden is not None:
             _no_longer_allowed(mount, finding.path, forbidden)
+            to_reopen.append(finding.path)
+        elif finding.verdict is Verdict.FRESH and await _was_rewritten(mount, finding.path, verify):
             to_reopen.append(finding.path)
         elif finding.verdict is Verdict.FRESH:
             _is_fresh(mount, finding.path)
@@ -142,14 +147,32 @@ def _is_fresh(mount: Mounted, path: bytes) -> None:
         mount.book.move(path, record.state, now=now, reason=record.reason, last_checked=now)
 
 
-async def _went_stale(mount: Mounted, path: bytes) -> None:
+async def _was_rewritten(mount: Mounted, path: bytes, verify: Collection[bytes]) -> bool:
+    """Whether the directory is stale for a file that was rewritten in place, found now or before."""
+    is_stale = mount.book.state(path) is State.STALE
+    if is_stale and path in mount.rewritten:
+        return True
+    mount.rewritten.discard(path)
+    if path not in verify and not is_stale:  # one that is, for what was found before a restart, is looked at again
+        return False
+    try:
+        name = await rewritten(mount, path)
+    except OSError as error:
+        mount.log.warning("recheck_failed", path=show(path), reason=str(error))
+        return False
+    if name is not None:
+        mount.rewritten.add(path)
+        await _went_stale(mount, path, f"the server rewrote {display(os.fsencode(name))} in place")
+    return name is not None
+
+
+async def _went_stale(mount: Mounted, path: bytes, what: str) -> None:
     """Counted, logged and shown."""
     if mount.book.state(path) is State.STALE:
         return
     now = mount.clock()
     times = await mount.run(mount.upper_ledger.count_stale, path, now)
     mount.metrics.went_stale()
-    what = "the server changed it"
     mount.log.warning("stale", path=show(path), reason=what, times_today=times)
     mount.book.move(path, State.STALE, now=now, reason=what, last_checked=now)
 

@@ -69,6 +69,12 @@ class Rule(Section):
         gt=0,
         description="How often a complete directory is compared with the server.",
     )
+    verify: Duration = Field(
+        default=86_400.0,
+        gt=0,
+        description="How often each file of a complete directory is compared with the server: one that was rewritten "
+        "in place has not changed its directory.",
+    )
 
     @field_validator("growing")
     @classmethod
