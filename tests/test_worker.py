@@ -1,0 +1,120 @@
+"""The loops of one mount, in this process, on a real overlay with a real source of heat."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from promoterd.heat.base import MountView
+from promoterd.heat.inotify import InotifySource
+from promoterd.heat.tracker import HeatTracker
+from promoterd.ledger import Ledger
+from promoterd.metrics import Metrics
+from promoterd.opening import OpenedMount
+from promoterd.overlay.mounts import overlay_at
+from promoterd.policy import MountPolicy
+from promoterd.worker import Worker
+from support.daemons import mount_policy
+from support.overlays import MountedOverlay
+from support.trees import files
+
+MakeOverlay = Callable[..., MountedOverlay]
+
+
+@contextmanager
+def working(mounted: MountedOverlay, state: Path) -> Iterator[tuple[Worker, InotifySource, Metrics]]:
+    policy = MountPolicy.model_validate(mount_policy(mounted, heat={"threshold": 1e9}))
+    overlay, metrics = overlay_at(mounted.mountpoint), Metrics()
+    with (
+        Ledger(str(state)) as ledger,
+        OpenedMount(
+            overlay, policy, ledger=ledger, metrics=metrics, log=structlog.get_logger(), clock=time.time
+        ) as mount,
+    ):
+        worker = Worker(mount, HeatTracker(60.0))
+        layers = tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None)
+        source = InotifySource(
+            MountView(overlay.mountpoint, overlay.device, policy.may_promote, policy.may_promote_below, layers), worker
+        )
+        source.start()
+        mount.disarm, mount.rearm = source.disarm, source.rearm
+        try:
+            yield worker, source, metrics
+        finally:
+            source.close()
+
+
+def run(worker: Worker, source: InotifySource, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """While the worker works."""
+
+    async def both() -> None:
+        work = asyncio.create_task(worker.run(source, rebuild=False))
+        try:
+            await what()
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+
+    asyncio.run(both())
+
+
+async def until(what: Callable[[], bool], patience: float = 5.0) -> None:
+    deadline = time.monotonic() + patience
+    while not what():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def test_after_an_overflow_everything_is_reconsidered(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay({"app": {"lib": files(2), "bin": files(2)}})
+    with working(mounted, tmp_path / "state") as (worker, source, metrics):
+
+        async def overflow() -> None:
+            await until(lambda: source.watched() == 3)
+            # made on the server, in a directory that is not said to grow: nothing tells of it
+            os.makedirs(mounted.on_server("app/new/deep"))
+            mounted.cool()
+            await asyncio.sleep(0.2)
+            assert source.watched() == 3
+            before = set(source.paths())
+            worker.overflowed()
+            await until(lambda: source.watched() == 5)
+            assert set(source.paths()) - before == {b"app/new", b"app/new/deep"}
+            os.listdir(mounted.at("app/lib"))
+            await until(lambda: worker.tracker.heat(b"app/lib", time.time()) > 0)
+
+        run(worker, source, overflow)
+        name = os.fsdecode(mounted.mountpoint)
+        assert metrics.registry.get_sample_value("promoterd_heat_overflows_total", {"mount": name}) == 1
+
+
+def test_what_vanishes_is_forgotten(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay({"app": {"lib": files(2)}})
+    with working(mounted, tmp_path / "state") as (worker, source, _):
+
+        async def vanish() -> None:
+            await until(lambda: source.watched() == 2)
+            os.mkdir(mounted.at("app/made"))
+            await until(lambda: b"app/made" in source.paths())
+            os.listdir(mounted.at("app/made"))
+            await until(lambda: b"app/made" in worker.tracker)
+            os.rmdir(mounted.at("app/made"))
+            await until(lambda: b"app/made" not in worker.tracker)
+            assert b"app/made" not in source.paths()
+
+        run(worker, source, vanish)
+
+
+def test_what_is_worked_on_is_not_heated(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay({"app": {"lib": files(2)}})
+    with working(mounted, tmp_path / "state") as (worker, _, _metrics):
+        worker.mount.busy.add(b"app/lib")
+        worker.touched(b"app/lib", 5.0, "open")
+        worker.touched(b"app", 5.0, "open")
+        assert b"app/lib" not in worker.tracker
+        assert b"app" in worker.tracker
