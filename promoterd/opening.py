@@ -24,6 +24,9 @@ from promoterd.paths import display
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, Throttle
 
+LARGEST_BATCH = 512
+BURST = 0.2
+"""Seconds' worth of entries that are admitted at once: a low rate must not come in large bursts."""
 _SPARE_WORKERS = 2
 """Threads beside those that promote: for rechecks and activation while every promotion waits for the server."""
 
@@ -81,7 +84,7 @@ class OpenedMount:
         mount = Mounted(
             overlay=overlay,
             policy=policy,
-            backend=chosen(overlay, scratch=policy.scratch_bytes, lanes=policy.limits.concurrency),
+            backend=_backend(chosen, overlay, policy),
             backend_reason=reason,
             ledger=ledger,
             book=Book(ledger.of(upper_id), self._log, _counted(metrics)),
@@ -127,6 +130,13 @@ def _remove_scratch(overlay: Overlay, scratch: Scratch) -> None:
             with suppress(FileNotFoundError):
                 os.stat(scratch.name, dir_fd=lower, follow_symlinks=False)
         scratch.remove(layers.root, layers.upper)
+
+
+def _backend(chosen: type[Backend], overlay: Overlay, policy: MountPolicy) -> Backend:
+    """The backend, with batches that are worth a fifth of a second at the rate that policy allows."""
+    rate, lanes = policy.limits.entries_per_second, policy.limits.concurrency
+    batch = LARGEST_BATCH if rate is None else min(LARGEST_BATCH, max(1, round(rate * BURST / lanes)))
+    return chosen(overlay, scratch=policy.scratch_bytes, batch=batch, lanes=lanes)
 
 
 def choose_backend(overlay: Overlay, policy: MountPolicy) -> tuple[type[Backend], str]:

@@ -56,7 +56,7 @@ class UpperBackend(Backend):
             adopt(layers, plan.path, layers.contributing(plan.path))
         for start in range(0, len(plan.directories), self.batch):
             directories = plan.directories[start : start + self.batch]
-            yield len(directories)
+            yield sum(directory.path != plan.path for directory in directories)  # it is no entry of its own
             with Layers(self.overlay) as layers:
                 for directory in directories:
                     # it keeps a full one's own times, and follows lower's attributes once it is reopened (R2)

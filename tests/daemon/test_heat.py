@@ -148,8 +148,8 @@ def test_entries_per_second(make_overlay: MakeOverlay, make_daemon: MakeDaemon) 
     daemon.wait_for(lambda: len(daemon.find("directory", state="complete")) == 2)
     begun = min(moment(event) for event in daemon.find("directory", state="shadowing"))
     ended = max(moment(event) for event in daemon.find("directory", state="complete"))
-    batch = 256  # is admitted at once; the time that it is worth is waited for before the next
-    assert (1024 - batch) / (ended - begun) <= 400 * 1.02
+    at_once = 80  # a fifth of a second's worth; the time that it is worth is waited for before the next
+    assert (1024 - at_once) / (ended - begun) <= 400 * 1.02
     assert daemon.metric("promoterd_throttled_seconds_total") >= 1.5
 
 
