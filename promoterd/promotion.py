@@ -113,6 +113,7 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
     await mount.quiet(closure)
     try:
         await _shadow(mount, plan, progress)
+        mount.check_not_paused()
         mount.upper_ledger.step(path, "mark")
         marked = await _complete(mount, plan)
     finally:
