@@ -168,7 +168,7 @@ def test_a_full_upper_layer_is_left_alone(
     assert lack in (daemon.reason(b"lib") or "")
     assert limit in (daemon.reason(b"lib") or "")
     assert set(upper_directories(mounted)) == {b""}
-    assert daemon.metric("promoterd_promotions_total", outcome="busy") == 1
+    daemon.wait_for(lambda: daemon.metric("promoterd_promotions_total", outcome="busy") == 1)
     assert 0 < daemon.metric("promoterd_upper_free_bytes") < daemon.metric("promoterd_upper_size_bytes") == 1 << 20
     assert 0 < daemon.metric("promoterd_upper_free_inodes") < daemon.metric("promoterd_upper_inodes")
 
