@@ -1,5 +1,8 @@
 """Where Prometheus scrapes."""
 
+import socket
+import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, start_http_server
@@ -31,7 +34,11 @@ class MetricsServer:
     def close(self) -> None:
         """Stop listening; a scrape under way is not waited for."""
         if self._server is not None:
-            self._server.shutdown()
+            ending = threading.Thread(target=self._server.shutdown)
+            ending.start()
+            with suppress(OSError):  # the server looks whether it is to end after each request, or twice a second
+                socket.create_connection(self.address or ("", 0), timeout=1.0).close()
+            ending.join()
             self._thread.join()
             self._server.server_close()
             self._server = None
