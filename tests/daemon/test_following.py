@@ -6,7 +6,7 @@ import stat
 from collections.abc import Callable
 from typing import Any
 
-from support.daemons import RunningDaemon, mount_policy
+from support.daemons import RunningDaemon, mount_policy, use
 from support.overlays import MountedOverlay
 from support.promotions import upper_directories
 from support.rich import acl
@@ -56,10 +56,13 @@ def test_an_importer_and_whoever_asked_before_see_a_new_release(
     mounted = make_overlay({"py": {"old": {"__init__.py": b""}, "app": {"1.0": {"lib": files(3)}}}})
     rules: list[dict[str, Any]] = [
         *({"path": path, "growing": True} for path in ("py", "py/app")),
-        {"path": "py/**", "promote": "always"},
+        {"path": "py/**"},
     ]
-    daemon = make_daemon(mount_policy(mounted, rules)).start()
+    daemon = make_daemon(mount_policy(mounted, rules)).start(watching=3)
+    for path in ("py/old", "py/app/1.0"):
+        daemon.ask("promote", mounted.at(path))
     daemon.wait_state("active", b"py/old", b"py/app/1.0", b"py/app/1.0/lib")
+    activations = len(daemon.find("activation"))
 
     # as a Python that runs for days: its finder lists the directory again when the mtime has changed
     finder = importlib.machinery.FileFinder(
@@ -72,10 +75,15 @@ def test_an_importer_and_whoever_asked_before_see_a_new_release(
     with open(mounted.on_server("py/new/__init__.py"), "w") as file:
         file.write("")
     os.makedirs(mounted.on_server("py/app/2.0/lib"))
+    with open(mounted.on_server("py/app/2.0/lib/so"), "w") as file:
+        file.write("")
     daemon.wait_for(lambda: finder.find_spec("new") is not None, patience=4.0)
     daemon.wait_for(lambda: os.path.exists(mounted.at("py/app/2.0")), patience=4.0)
     assert daemon.find("growing_changed", path="/py/app")
-    daemon.wait_state("active", b"py/new", b"py/app/2.0")
+    assert len(daemon.find("activation")) == activations, "nothing was promoted for that"
+    daemon.wait_armed(6)
+    use(mounted, "py/new", "py/app/2.0/lib", times=3)
+    daemon.wait_state("active", b"py/new", b"py/app/2.0/lib")
     for growing in (b"py", b"py/app"):
         assert daemon.explain(mounted, growing)["mark"] == "none"
 

@@ -61,20 +61,25 @@ def _asked(mounted: MountedOverlay, path: bytes) -> list[str]:
 def test_its_own_work_heats_nothing(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     mounted = make_overlay({"app": {f"d{number}": files(3) for number in range(5)}, "lib": {"sub": files(3)}})
     rules = [{"path": "lib", "promote": "always"}, {"path": "**"}]
-    daemon = make_daemon(mount_policy(mounted, rules, heat={"threshold": 0.001}))
-    daemon.start(watching=8)
+    section = mount_policy(mounted, rules, heat={"threshold": 0.001}, activation_interval="2s")
+    daemon = make_daemon(section).start(watching=8)
     daemon.wait_state("active", b"lib", b"lib/sub")
+    daemon.ask("promote", mounted.at("app/d1"))
+    time.sleep(1.1)  # the source is read once a second
+    assert daemon.states()["/app/d1"] == "complete", "and waits for the next activation"
+    assert daemon.heat() == {}
+    daemon.ask("explain", mounted.at("app/d2"))
+    daemon.ask("explain", mounted.at("lib"))
+    daemon.wait_state("active", b"app/d1")
     checked = daemon.metric("promoterd_rechecks_total")
     daemon.wait_for(lambda: daemon.metric("promoterd_rechecks_total") >= checked + 4)
-    daemon.ask("explain", mounted.at("app/d1"))
-    daemon.ask("explain", mounted.at("lib"))
-    time.sleep(1.1)  # the source is read once a second
+    time.sleep(1.1)
     assert daemon.heat() == {}
     assert daemon.metric("promoterd_heat_events_total") == 0
-    assert daemon.states().keys() == {"/lib", "/lib/sub"}
-    assert set(upper_directories(mounted)) == {b"", b"lib", b"lib/sub"}
-    os.listdir(mounted.at("lib"))  # it is still heard, after activation and rechecks
-    daemon.wait_for(lambda: "/lib" in daemon.heat())
+    assert daemon.states().keys() == {"/lib", "/lib/sub", "/app/d1"}
+    assert set(upper_directories(mounted)) == {b"", b"lib", b"lib/sub", b"app", b"app/d1"}
+    use(mounted, "lib", "app/d1")  # they are still heard, after activation and rechecks
+    daemon.wait_for(lambda: {"/lib", "/app/d1"} <= daemon.heat().keys())
 
 
 def test_watches_are_limited_by_policy_and_reported(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:

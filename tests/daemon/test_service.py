@@ -81,6 +81,7 @@ class TestReloading:
         daemon.wait_for(lambda: daemon.find("promoted", mount=os.fsdecode(mounted.mountpoint)))
         daemon.wait_for(lambda: daemon.find("promoted", mount=os.fsdecode(third.mountpoint)))
         assert len(daemon.find("mount", mount=os.fsdecode(other.mountpoint))) == begun, "it is left in peace"
+        assert not daemon.find("mount", phase="unfit"), "the old work gives back its lock before the new one takes it"
         daemon.policy["mounts"] = [mount_policy(other)]
         daemon.write_policy()
         daemon.signal(signal.SIGHUP)
