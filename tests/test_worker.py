@@ -5,21 +5,14 @@ import os
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
-
-import structlog
 
 from promoterd.heat.base import MountView
 from promoterd.heat.inotify import InotifySource
 from promoterd.heat.tracker import HeatTracker
-from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
-from promoterd.opening import OpenedMount
-from promoterd.overlay.mounts import overlay_at
-from promoterd.policy import MountPolicy
 from promoterd.worker import Worker
-from support.daemons import mount_policy
+from support.mounts import taken
 from support.overlays import MountedOverlay
 from support.trees import files
 
@@ -27,16 +20,10 @@ MakeOverlay = Callable[..., MountedOverlay]
 
 
 @contextmanager
-def working(mounted: MountedOverlay, state: Path) -> Iterator[tuple[Worker, InotifySource, Metrics]]:
-    policy = MountPolicy.model_validate(mount_policy(mounted, heat={"threshold": 1e9}))
-    overlay, metrics = overlay_at(mounted.mountpoint), Metrics()
-    with (
-        Ledger(str(state)) as ledger,
-        OpenedMount(
-            overlay, policy, ledger=ledger, metrics=metrics, log=structlog.get_logger(), clock=time.time
-        ) as mount,
-    ):
-        worker = Worker(mount, HeatTracker(60.0))
+def working(mounted: MountedOverlay) -> Iterator[tuple[Worker, InotifySource, Metrics]]:
+    metrics = Metrics()
+    with taken(mounted, heat={"threshold": 1e9}, metrics=metrics) as mount:
+        worker, overlay, policy = Worker(mount, HeatTracker(60.0)), mount.overlay, mount.policy
         layers = tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None)
         source = InotifySource(
             MountView(overlay.mountpoint, overlay.device, policy.may_promote, policy.may_promote_below, layers), worker
@@ -70,9 +57,9 @@ async def until(what: Callable[[], bool], patience: float = 5.0) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_after_an_overflow_everything_is_reconsidered(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+def test_after_an_overflow_everything_is_reconsidered(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay({"app": {"lib": files(2), "bin": files(2)}})
-    with working(mounted, tmp_path / "state") as (worker, source, metrics):
+    with working(mounted) as (worker, source, metrics):
 
         async def overflow() -> None:
             await until(lambda: source.watched() == 3)
@@ -93,9 +80,9 @@ def test_after_an_overflow_everything_is_reconsidered(make_overlay: MakeOverlay,
         assert metrics.registry.get_sample_value("promoterd_heat_overflows_total", {"mount": name}) == 1
 
 
-def test_what_vanishes_is_forgotten(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+def test_what_vanishes_is_forgotten(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay({"app": {"lib": files(2)}})
-    with working(mounted, tmp_path / "state") as (worker, source, _):
+    with working(mounted) as (worker, source, _):
 
         async def vanish() -> None:
             await until(lambda: source.watched() == 2)
@@ -110,9 +97,9 @@ def test_what_vanishes_is_forgotten(make_overlay: MakeOverlay, tmp_path: Path) -
         run(worker, source, vanish)
 
 
-def test_what_is_worked_on_is_not_heated(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+def test_what_is_worked_on_is_not_heated(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay({"app": {"lib": files(2)}})
-    with working(mounted, tmp_path / "state") as (worker, _, _metrics):
+    with working(mounted) as (worker, _, _metrics):
         worker.mount.busy.add(b"app/lib")
         worker.touched(b"app/lib", 5.0, "open")
         worker.touched(b"app", 5.0, "open")
