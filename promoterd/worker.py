@@ -8,6 +8,7 @@ from promoterd.errors import PromoterdError, TripWire
 from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
 from promoterd.heat.tracker import HeatTracker
+from promoterd.ledger import HeatRecord
 from promoterd.mounted import Mounted
 from promoterd.paths import show
 from promoterd.pool import PoolClosed
@@ -19,6 +20,8 @@ from promoterd.states import State
 
 DRAIN_EVERY = 1.0
 """Seconds between two readings of the heat source: reading in portions costs less than waking for each event."""
+SAVED_MOST = 10_000
+"""Directories whose heat is kept over a restart."""
 LOOK_EVERY = 5.0
 """Seconds after which the queue is looked at even if nothing was heard: refusals and failures come due."""
 
@@ -80,9 +83,20 @@ class Worker:
         self.wanted.update(await reconcile(self.mount, rebuild=rebuild))
         if self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
-        async with asyncio.TaskGroup() as tasks:
-            for loop in (self._hear, self._promote, self._activate, self._rechecker.run, self._finder.run):
-                tasks.create_task(loop())
+        for record in await self.mount.run(self.mount.upper_ledger.load_heat):
+            self.tracker.add(record.path, record.heat, record.at)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for loop in (self._hear, self._promote, self._activate, self._rechecker.run, self._finder.run):
+                    tasks.create_task(loop())
+        finally:
+            self._save_heat()
+
+    def _save_heat(self) -> None:
+        """For the next time that the mount is in work; asks nothing of the mount."""
+        now = self.mount.clock()
+        hottest = self.tracker.hottest(SAVED_MOST, now)
+        self.mount.upper_ledger.save_heat(HeatRecord(path, heat, now) for path, heat in hottest)
 
     async def _hear(self) -> None:
         while self.source is not None:

@@ -82,6 +82,23 @@ def test_its_own_work_heats_nothing(make_overlay: MakeOverlay, make_daemon: Make
     daemon.wait_for(lambda: {"/lib", "/app/d1"} <= daemon.heat().keys())
 
 
+def test_heat_outlasts_a_restart_and_a_reload(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({"app": {"lib": files(3), "bin": files(3)}})
+    daemon = make_daemon(mount_policy(mounted, heat={"threshold": 4})).start(watching=3)
+    use(mounted, "app/lib", times=1)
+    daemon.wait_for(lambda: daemon.heat().get("/app/lib", 0.0) > 1)
+    before = daemon.heat()["/app/lib"]
+    daemon.restart(watching=3)
+    assert before - 0.2 < daemon.heat()["/app/lib"] <= before, "it decays meanwhile"
+    daemon.policy["mounts"][0]["heat"]["threshold"] = 3
+    daemon.write_policy()
+    daemon.ask("reload")
+    daemon.wait_for(lambda: daemon.heat().get("/app/lib", 0.0) > 1)
+    daemon.wait_armed(3)
+    use(mounted, "app/lib", times=1)
+    daemon.wait_state("active", b"app/lib")
+
+
 def test_watches_are_limited_by_policy_and_reported(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     mounted = make_overlay({f"d{number}": files(1) for number in range(9)})
     daemon = make_daemon(mount_policy(mounted, heat={"max_watches": 4})).start(watching=3)
