@@ -53,7 +53,8 @@ class Finder:
         """Find, until cancelled. Raises MountGone."""
         while True:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._wanted.wait(), ARM_AGAIN_EVERY)
+                async with asyncio.timeout(ARM_AGAIN_EVERY):
+                    await self._wanted.wait()
             self._wanted.clear()
             starts, self._starts = self._starts, set()
             try:

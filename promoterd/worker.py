@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 
 from promoterd.activating import BACKOFF_MOST, activate
 from promoterd.errors import PromoterdError, TripWire
@@ -114,10 +115,9 @@ class Worker:
                     task.add_done_callback(self._promotions.discard)
                 await asyncio.sleep(0)
                 self._look.clear()
-                try:
-                    await asyncio.wait_for(self._look.wait(), LOOK_EVERY)
-                except TimeoutError:
-                    continue
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LOOK_EVERY):
+                        await self._look.wait()
         finally:
             for task in self._promotions:
                 task.cancel()

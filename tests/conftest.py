@@ -9,6 +9,7 @@ Tests that need something, or an overlay, carry the marker `system`: `-m "not sy
 A test that leaves a mount below its directory or a child process behind fails, and the thing is removed.
 """
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ def pytest_configure(config: pytest.Config) -> None:
     )
     config.addinivalue_line("markers", "system: needs root, FUSE, an overlay or the like; set by itself")
     leftovers.adopt_orphans()
+    # a shell starts what runs in its background with SIGINT ignored, and so would be the commands that tests interrupt
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

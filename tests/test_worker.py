@@ -7,6 +7,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
 from promoterd.heat.base import MountView
 from promoterd.heat.inotify import InotifySource
 from promoterd.heat.tracker import HeatTracker
@@ -105,3 +107,26 @@ def test_what_is_worked_on_is_not_heated(make_overlay: MakeOverlay) -> None:
         worker.touched(b"app", 5.0, "open")
         assert b"app/lib" not in worker.tracker
         assert b"app" in worker.tracker
+
+
+@pytest.mark.parametrize("ticks", range(6))
+def test_a_loop_that_is_woken_as_it_is_cancelled_ends(make_overlay: MakeOverlay, ticks: int) -> None:
+    mounted = make_overlay({"app": {"lib": files(2)}})
+    with working(mounted) as (worker, source, _):
+
+        async def woken_and_cancelled() -> None:
+            work = asyncio.create_task(worker.run(source, rebuild=False))
+            await until(lambda: source.watched() == 2)
+            await asyncio.sleep(0.2)
+            worker.look()
+            worker.appeared(b"app")
+            for _ in range(ticks):
+                await asyncio.sleep(0)
+            work.cancel()
+            done, _ = await asyncio.wait({work}, timeout=3)
+            still = [task.get_stack() for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
+            assert done, still
+
+        asyncio.run(woken_and_cancelled())

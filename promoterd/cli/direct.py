@@ -68,7 +68,8 @@ async def _work_on(policy: Policy, configured: MountPolicy, work: Work[T], *, wr
             raise MountGone(mountpoint=configured.mountpoint) from error
         finally:
             with suppress(TimeoutError):  # the server does not answer; the lock goes with the process
-                await asyncio.wait_for(opener.run(stack.close), _CLOSE_PATIENCE)
+                async with asyncio.timeout(_CLOSE_PATIENCE):
+                    await opener.run(stack.close)
             opener.close()
 
 
