@@ -14,6 +14,8 @@ from support.trees import files
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 SEEDS = range(10)
+SLOW = {"entries_per_second": 1200}
+"""A promotion of 200 entries lasts for a sixth of a second, on however fast a machine."""
 
 
 def test_killed_in_the_middle_of_promotions(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
@@ -26,12 +28,12 @@ def test_killed_in_the_middle_of_promotions(make_overlay: MakeOverlay, make_daem
         for seed in SEEDS:
             daemon.policy["mounts"] = [
                 mount_policy(mounted, [{"path": f"{top}{below}", "promote": "always"} for top in tops[: seed + 1]
-                                       for below in ("", "/**")])
+                                       for below in ("", "/**")], limits=SLOW)
             ]  # fmt: skip
             daemon.launch()
             path = f"/{tops[seed]}"
             daemon.wait_event("directory", path=path, state="shadowing", patience=20, poll=0.001)
-            time.sleep(random.Random(seed).uniform(0, 0.12))
+            time.sleep(random.Random(seed).uniform(0, 0.2))
             interrupted += not daemon.find("promoted", path=path)
             daemon.kill()
             assert_marks_are_sound(mounted)

@@ -23,7 +23,9 @@ from support.overlays import MountedOverlay
 T = TypeVar("T")
 Event = dict[str, Any]
 
-PATIENCE = 10.0
+SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
+"""How much longer than a usual machine this one may take; an emulated one is slow."""
+PATIENCE = 10.0 * SLOWNESS
 STOP_WITHIN = 5.0
 _POLL = 0.02
 FAST: Mapping[str, Any] = {"min_age": "0s", "recheck": "0.5s"}

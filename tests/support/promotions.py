@@ -20,6 +20,9 @@ OPAQUE, METACOPY = "trusted.overlay.opaque", "trusted.overlay.metacopy"
 REDIRECT, ORIGIN = "trusted.overlay.redirect", "trusted.overlay.origin"
 PROVENANCE = "trusted.overlay.promoterd.mark"
 
+NOT_COPIED_UP = ("trusted.SGI_ACL_", "system.nfs4_acl")
+"""Other forms in which xfs and NFS 4 show a mode and an ACL; no local file system takes them over."""
+
 View = dict[bytes, Entry]
 
 
@@ -115,10 +118,10 @@ class Bench:
 
 
 def view_of(mounted: MountedOverlay) -> View:
-    """What applications see; our scratch directory aside, and the second name by which xfs shows an ACL to root."""
+    """What applications see; our scratch directory aside, and the attributes in :data:`NOT_COPIED_UP`."""
     seen = snapshot(mounted.mountpoint, skip={SCRATCH}, threads=1)
     return {
-        path: replace(entry, xattrs=tuple(item for item in entry.xattrs if not item[0].startswith("trusted.SGI_ACL_")))
+        path: replace(entry, xattrs=tuple(item for item in entry.xattrs if not item[0].startswith(NOT_COPIED_UP)))
         for path, entry in seen.items()
     }
 

@@ -1,0 +1,94 @@
+"""``make lab``: boots a stock Debian kernel, runs the real daemon on real NFS there, and reports what it did."""
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from lab import plots, report, thresholds
+from lab.errors import LabError
+from lab.jobs import Job, Lab, measuring, rebooting, testing
+from lab.kernel import SERIES, fetch
+from lab.results import Results
+from lab.share import FULL, SHORT
+
+ROOT = Path(__file__).parents[2]
+_MINUTE = 60.0
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+console = Console(highlight=False)
+_begun = time.monotonic()
+
+
+@app.command()
+def main(  # noqa: PLR0913 - the options of a command
+    kernel: Annotated[str, typer.Option(help=f"Kernel series: {' or '.join(SERIES)}.")] = SERIES[0],
+    build: Annotated[Path, typer.Option(help="Where images, logs and results are kept.")] = ROOT / "build" / "lab",
+    *,
+    short: Annotated[bool, typer.Option("--short", help="A sixth of the share, and NFS 4.2 only.")] = False,
+    measure: Annotated[bool, typer.Option(help="Measure.")] = True,
+    test: Annotated[bool, typer.Option(help="Run the tests in the guest.")] = True,
+    select: Annotated[str, typer.Option("-k", help="Only these tests in the guest.")] = "",
+    docs: Annotated[bool, typer.Option("--docs", help="Bring docs/benchmarks.md up to date.")] = False,
+) -> None:
+    """Run the lab; exits with 1 if anything failed, or a count is worse than it may be."""
+    try:
+        failures = _run(
+            kernel, str(build), _jobs(short=short, measure=measure, test=test, select=select), short=short, docs=docs
+        )
+    except LabError as error:
+        failures = [str(error)]
+    for failure in failures:
+        console.print(f"FAILED: {failure}", style="bold red", markup=False)
+    raise typer.Exit(1 if failures else 0)
+
+
+def _jobs(*, short: bool, measure: bool, test: bool, select: str) -> list[Job]:
+    jobs = []
+    if measure:
+        jobs += [measuring(version, 14 * _MINUTE) for version in (["4.2"] if short else ["4.2", "3"])]
+    if test:
+        jobs.append(testing(f"-k '{select}'" if select else "", 12 * _MINUTE))
+        if not select:
+            jobs.append(rebooting(3 * _MINUTE))
+    return jobs
+
+
+def _run(series: str, build: str, jobs: list[Job], *, short: bool, docs: bool) -> list[str]:
+    kernel = fetch(series, f"{build}/kernels")
+    console.print(f"{kernel.release}: building the guest …")
+    lab = Lab(str(ROOT), build, kernel, SHORT if short else FULL, _say)
+    failures = [str(failure) for failure in lab.run(jobs)]
+    measured = [f"{home}/results.json" for job in jobs for home in job.results]
+    measured = [path for path in measured if os.path.exists(path)]
+    if measured:
+        failures += _report(build, measured, short=short, docs=docs)
+    return failures
+
+
+def _report(build: str, measured: list[str], *, short: bool, docs: bool) -> list[str]:
+    path = f"{build}/results{'-short' if short else ''}.json"
+    results = Results.load(path) if os.path.exists(path) else Results(runs=[])
+    fresh = Results(runs=[run for one in measured for run in Results.load(one).runs])
+    results = results.merge(fresh)
+    results.dump(path)
+    for run in fresh.runs:
+        console.print(report.summary(run))
+    Path(path).with_suffix(".md").write_text(report.render(results), "utf-8")
+    Path(path).with_suffix(".svg").write_bytes(plots.svg(results))
+    if docs:
+        page = ROOT / "docs" / "benchmarks.md"
+        page.write_text(report.insert(page.read_text("utf-8"), results), "utf-8")
+    return thresholds.check(fresh, short=short)
+
+
+def _say(job: str, line: str) -> None:
+    if line.startswith("LAB ") or job in ("tests", "reboot"):
+        console.print(f"{time.monotonic() - _begun:6.1f} s  {job:<12} {line}", markup=False)
+
+
+if __name__ == "__main__":
+    sys.exit(app())

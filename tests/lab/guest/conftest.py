@@ -1,0 +1,52 @@
+"""Fixtures for tests in the guest: overlays on real NFS, and the real daemon on them."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from itertools import count
+from typing import Any
+
+import pytest
+
+from lab.guest import server
+from lab.guest.stack import Nfs, mounted_nfs, overlay_on, upper_home
+from support.daemons import RunningDaemon
+from support.overlays import MountedOverlay
+from support.trees import Tree, build
+
+_NUMBERS = count(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nfs_server() -> None:
+    server.start("/dev/vdb")
+
+
+@pytest.fixture
+def make_overlay() -> Iterator[Callable[..., MountedOverlay]]:
+    """A tree on the server, a mount of it, and an overlay on that; all but the tree is undone after the test.
+
+    The result's ``on_server`` is the server's own side. ``squashed`` exports it with ``root_squash``.
+    """
+    with ExitStack() as stack:
+
+        def make(tree: Tree, nfs: Nfs = Nfs(), upper_fs: str = "tmpfs", *, squashed: bool = False) -> MountedOverlay:  # noqa: B008
+            base = b"/mnt/test%d" % next(_NUMBERS)
+            place = (server.SQUASHED if squashed else server.EXPORT) + base
+            build(place, tree)
+            layer = stack.enter_context(mounted_nfs(nfs, place, base + b"/nfs"))
+            home = stack.enter_context(upper_home(upper_fs, base + b"/local"))
+            return stack.enter_context(overlay_on([layer], home, on_server=[place], at=base))
+
+        yield make
+
+
+@pytest.fixture
+def make_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningDaemon]]:
+    """:class:`support.daemons.RunningDaemon` without its first argument, not started yet; killed after the test."""
+    with ExitStack() as stack:
+
+        def make(*mounts: Any, **policy: Any) -> RunningDaemon:
+            base = bytes(tmp_path_factory.mktemp("daemon"))
+            return stack.enter_context(RunningDaemon(base, *mounts, **policy))
+
+        yield make

@@ -1,0 +1,218 @@
+"""All that is measured over one NFS version, in one boot; leaves ``results.json`` for the host."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from lab.guest import promoting, rpcs, server
+from lab.guest.launch import launch
+from lab.guest.promoting import Promoter
+from lab.guest.stack import Nfs, cool, mounted_nfs, overlay_on, upper_home
+from lab.guest.workloads import WORKLOADS
+from lab.manifest import Manifest
+from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
+from promoterd.demo.reader import Known, Reader
+from promoterd.demo.view import differences, snapshot
+from promoterd.paths import join
+from support.overlays import MountedOverlay
+from support.promotions import SCRATCH
+
+MANIFEST = "/lab/share.json"
+OUT = "/tmp/out"  # noqa: S108 - the guest's own
+_SHARE = server.EXPORT + b"/share"
+_READ = ("apps/tool/1.0", "apps/other/1.0", "apps/other/1.1")
+"""Releases that a reader works in while they are promoted."""
+_PROBES = 3
+
+
+def say(text: str) -> None:
+    """A line for the host, which shows it."""
+    with open("/proc/uptime", encoding="ascii") as file:
+        print(f"LAB {file.read().split()[0]:>7} s  {text}", flush=True)  # noqa: T201 - the console is the report
+
+
+class Measurement:
+    """Everything for one NFS version and one share; :attr:`run` grows as it goes on."""
+
+    def __init__(self, nfs: Nfs, upper: str, manifest: Manifest) -> None:
+        self.nfs, self.upper, self.manifest = nfs, upper, manifest
+        self.workloads: dict[str, dict[str, Cell]] = {}
+        self.launch: dict[str, LaunchCell] = {}
+        self.launch_by_heat: dict[str, LaunchCell] = {}
+        self.launch_absent: dict[str, LaunchCell] = {}
+        self.promotion: dict[str, Promotion] = {}
+        self.noent_in_complete = 0
+        self.reader_errors: list[str] = []
+        self.changed: list[str] = []
+
+    def all(self) -> None:
+        """Every state in turn, each on a new mount."""
+        with mounted_nfs(self.nfs) as share:
+            self._state("plain", share)
+        with self._overlay() as overlay:
+            self._state("unpromoted", overlay.mountpoint, overlay)
+        with self._overlay() as overlay:
+            say("metacopy: chown -hR")
+            directories = [os.fsdecode(overlay.at(path)) for path in self._promoted]
+            self._cost("metacopy", promoting.chown(directories))
+            self._state("metacopy", overlay.mountpoint, overlay)
+        with self._overlay() as overlay:
+            self._opaque(overlay)
+
+    @property
+    def _promoted(self) -> Sequence[str]:
+        return (*self.manifest.search_path, self.manifest.workload)
+
+    @contextmanager
+    def _overlay(self) -> Iterator[MountedOverlay]:
+        with ExitStack() as stack:
+            layer = stack.enter_context(mounted_nfs(self.nfs))
+            home = stack.enter_context(upper_home(self.upper))
+            yield stack.enter_context(overlay_on([layer], home))
+
+    def _opaque(self, overlay: MountedOverlay) -> None:
+        state, manifest = "opaque", self.manifest
+        with Promoter(overlay, manifest) as promoter:
+            say("opaque: by heat alone")
+            promoter.promote_by_heat(lambda: launch(os.fsdecode(overlay.mountpoint), MANIFEST))
+            say(f"opaque: {len(promoter.complete())} directories complete")
+            self.launch_by_heat[state] = self._launch(state, overlay.mountpoint, [overlay])
+            say("opaque: what is only missed, and the directory of the workloads, because policy says so")
+            always = [*manifest.only_missed, manifest.workload]
+            self._cost(state, promoter.promote_always(always))
+            say("opaque: other releases, which a reader is at work in")
+            with self._reader(overlay) as reader:
+                promoter.promote_always([*always, *_READ])
+                self.reader_errors += reader.stop()
+            complete = promoter.complete()
+            say(f"opaque: {len(complete)} directories complete, {reader.requests} requests of the reader")
+            self._state(state, overlay.mountpoint, overlay)
+            self.noent_in_complete = self._missing_in(overlay, complete)
+        say("opaque: is the view what the server has?")
+        self.changed += self._differences(overlay)
+
+    def _reader(self, overlay: MountedOverlay) -> Reader:
+        """Reads the releases that are promoted meanwhile, and nothing else: what is read is hot."""
+        inside = tuple(os.fsencode(path) for path in _READ)
+        known = Known.of(_SHARE, [path + b"/never-there" for path in inside])
+        return Reader(
+            overlay.mountpoint,
+            Known(
+                {path: content for path, content in known.contents.items() if path.startswith(inside)},
+                {path: names for path, names in known.listings.items() if path.startswith(inside)},
+                known.absent,
+            ),
+            think=0.02,
+        )
+
+    def _state(self, state: str, root: bytes, *overlays: MountedOverlay) -> None:
+        directory = os.fsdecode(join(root, os.fsencode(self.manifest.workload)))
+        self.workloads[state] = {}
+        for name, work in WORKLOADS.items():
+            counts = self._cold(overlays, lambda work=work: work(directory))  # type: ignore[misc]
+            self.workloads[state][name] = Cell.model_validate(_cell(counts))
+        say(f"{state}: workloads " + ", ".join(f"{name} {cell.total}" for name, cell in self.workloads[state].items()))
+        self.launch[state] = self._launch(state, root, overlays)
+        self.launch_absent[state] = self._launch(state, root, overlays, "absent")
+
+    def _launch(self, state: str, root: bytes, overlays: Sequence[MountedOverlay], *phases: str) -> LaunchCell:
+        chosen = phases or ("libraries", "modules", "plugins")
+        counts = self._cold(overlays, lambda: launch(os.fsdecode(root), MANIFEST, chosen))
+        say(f"{state}: launch {' '.join(phases)} {counts.total} RPCs, {counts.missing} missing, {counts.seconds:.1f} s")
+        return LaunchCell.model_validate({**_cell(counts), "noent": counts.missing})
+
+    def _cold(self, overlays: Sequence[MountedOverlay], work: Callable[[], object]) -> rpcs.Counts:
+        cool(*overlays)
+        with rpcs.counted() as counts:
+            work()
+        return counts
+
+    def _missing_in(self, overlay: MountedOverlay, complete: Sequence[str]) -> int:
+        """Lookups of missing names that reach the server, though they are in complete directories."""
+
+        def probe() -> None:
+            for directory in complete:
+                for number in range(_PROBES):
+                    if os.path.lexists(overlay.at(f"{directory}/not-there-{number}")):
+                        raise FileExistsError(directory)
+
+        return self._cold([overlay], probe).missing
+
+    def _cost(self, state: str, cost: promoting.Cost) -> None:
+        calls = cost.counts.at_server if self.nfs.version.startswith("3") else cost.counts.total
+        say(f"{state}: {cost.entries} entries, {calls} RPCs, {cost.seconds:.1f} s")
+        self.promotion[state] = Promotion(
+            entries=cost.entries,
+            rpcs_per_entry=calls / cost.entries,
+            entries_per_second=cost.entries / cost.seconds,
+        )
+
+    def _differences(self, overlay: MountedOverlay) -> list[str]:
+        """Of what the server has and the overlay shows; the daemon's scratch directory is no part of it."""
+        found = []
+        for path in map(os.fsencode, (*self._promoted, *_READ)):
+            found += differences(snapshot(join(_SHARE, path), threads=1), snapshot(overlay.at(path), threads=1))
+        return found + [
+            f"{name!r} at the root"
+            for name in set(os.listdir(_SHARE)) ^ set(os.listdir(overlay.mountpoint))
+            if name != SCRATCH
+        ]
+
+    @property
+    def run(self) -> Run:
+        """What was found, for the report."""
+        manifest = self.manifest
+        return Run(
+            kernel=os.uname().release,
+            nfs=self.nfs.version,
+            workloads=self.workloads,
+            launch=self.launch,
+            launch_by_heat=self.launch_by_heat,
+            launch_absent=self.launch_absent,
+            promotion=self.promotion,
+            noent_in_complete=self.noent_in_complete,
+            reader_errors=len(self.reader_errors),
+            view_identical=not self.changed,
+            options={"mount": self.nfs.mount_options, "upper": self.upper},
+            scale=Scale(
+                search_directories=len(manifest.search_path),
+                entries=manifest.entries,
+                missing=manifest.missing,
+                found=manifest.found,
+            ),
+            date=datetime.now(UTC).date().isoformat(),
+        )
+
+
+def _cell(counts: rpcs.Counts) -> dict[str, Any]:
+    return {
+        "rpcs": {name: count for name, count in sorted(counts.operations.items()) if count},
+        "total": counts.total,
+        "server_total": counts.at_server,
+        "seconds": round(counts.seconds, 2),
+    }
+
+
+def main() -> int:
+    """Measure, and write ``results.json``; 1 if a reader saw an error or the view differs, after writing it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--nfs", default="4.2")
+    parser.add_argument("--options", default="actimeo=600")
+    parser.add_argument("--upper", default="ext4")
+    arguments = parser.parse_args()
+    server.start("/dev/vdb")
+    say(f"server up; NFS {arguments.nfs}, {os.uname().release}")
+    measurement = Measurement(Nfs(arguments.nfs, arguments.options), arguments.upper, Manifest.load(MANIFEST))
+    measurement.all()
+    Results(runs=[measurement.run]).dump(f"{OUT}/results.json")
+    for problem in [*measurement.reader_errors, *measurement.changed][:20]:
+        say(f"WRONG: {problem}")
+    return 1 if measurement.reader_errors or measurement.changed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

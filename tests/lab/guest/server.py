@@ -1,0 +1,73 @@
+"""The NFS server of the guest: a real nfsd on the loopback, whose export is the share's disk."""
+
+import os
+import subprocess
+from typing import Final
+
+EXPORT: Final = b"/srv"
+"""Where the server has what it exports; the share is ``/srv/share``. Change it here, behind every client's back."""
+SQUASHED: Final = b"/srv/squashed"
+"""Exported besides with ``root_squash``: the client's root is nobody there."""
+_NFSD: Final = "/proc/fs/nfsd"
+_THREADS: Final = 8
+_EXPORTS: Final = """\
+/srv 127.0.0.1(rw,no_root_squash,no_subtree_check,insecure,async,fsid=0)
+/srv/squashed 127.0.0.1(rw,root_squash,no_subtree_check,insecure,async,fsid=2)
+"""
+
+
+def start(share_disk: str | None) -> None:
+    """Mount the share's disk, or an empty tmpfs, and serve it. Raises CalledProcessError."""
+    _run("modprobe", "-a", "nfsd", "nfs", "nfsv3", "nfsv4", "overlay")
+    if share_disk is None:
+        _run("mount", "-t", "tmpfs", "tmpfs", "/srv")
+    else:
+        _run("mount", "-t", "ext4", share_disk, "/srv")
+    os.makedirs(SQUASHED, exist_ok=True)
+    _run("mount", "-t", "tmpfs", "tmpfs", os.fsdecode(SQUASHED))  # v4 crosses into an export at a mount point only
+    _run("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/var/lib/nfs/rpc_pipefs")
+    _run("mount", "-t", "nfsd", "nfsd", _NFSD)
+    for name in ("etab", "rmtab"):
+        with open(f"/var/lib/nfs/{name}", "ab"):
+            pass
+    with open("/etc/exports", "w", encoding="ascii") as file:
+        file.write(_EXPORTS)
+    os.makedirs("/run/rpcbind", exist_ok=True)
+    _run("rpcbind", "-w")
+    _run("exportfs", "-a")
+    with open(f"{_NFSD}/nfsv4gracetime", "w", encoding="ascii") as file:
+        file.write("10")
+    resume()
+    _run("rpc.mountd")
+
+
+def pause() -> None:
+    """Answer nobody any more; clients wait (hard) or give up (soft)."""
+    _run("rpc.nfsd", "0")
+
+
+def resume() -> None:
+    """Answer again, at once: there is nobody whose locks would have to be reclaimed."""
+    _run("rpc.nfsd", str(_THREADS))
+    with open(f"{_NFSD}/v4_end_grace", "w", encoding="ascii") as file:
+        file.write("Y")
+
+
+def calls() -> int:
+    """RPCs that the server was asked since it started, of every version and protocol, those of NFSACL included."""
+    with open("/proc/net/rpc/nfsd", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("rpc "))
+
+
+def delay(milliseconds: float) -> None:
+    """Let every packet on the loopback wait for half a round trip of so many milliseconds; 0 ends that."""
+    _run("tc", "qdisc", "del", "dev", "lo", "root", check=False)
+    if milliseconds:
+        _run("modprobe", "sch_netem")
+        _run("tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", f"{milliseconds / 2}ms", "limit", "10000")
+
+
+def _run(*command: str, check: bool = True) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if check and done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")

@@ -1,0 +1,126 @@
+from typing import Any
+
+import pytest
+
+from lab.results import WORKLOADS, Promotion, Results, Run, Scale
+from lab.samples import good_run, launched, launches, workloads
+from lab.thresholds import LAUNCH_SHARE, LAUNCH_SHARE_SHORT, NOENT_SHARE, PROMOTED, REQUIRED, RPCS_PER_ENTRY, check
+
+
+def changed(**changes: Any) -> Run:
+    return good_run().model_copy(update=changes)
+
+
+def without(state: str, table: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in table.items() if name != state}
+
+
+def costing(rpcs_per_entry: float, entries: int = 10) -> Promotion:
+    return Promotion(entries=entries, rpcs_per_entry=rpcs_per_entry, entries_per_second=1.0)
+
+
+def violations(run: Run, *, short: bool = False) -> list[str]:
+    return check(Results(runs=[run]), short=short)
+
+
+@pytest.mark.parametrize("nfs", ["4.2", "4.1", "4.0", "3"])
+def test_a_good_run_violates_nothing(nfs: str) -> None:
+    assert violations(good_run(nfs=nfs)) == violations(good_run(nfs=nfs), short=True) == []
+
+
+PROMOTION = good_run().promotion
+
+
+@pytest.mark.parametrize(
+    ("run", "violation"),
+    [
+        (changed(noent_in_complete=1), "complete directories asked the server for 1 names"),
+        (changed(noent_in_complete=None), "nobody looked for lookups of missing names"),
+        (changed(reader_errors=2), "a reader saw 2 errors"),
+        (changed(view_identical=False), "view differs"),
+        (changed(scale=None), "nobody wrote down"),
+        (
+            changed(scale=Scale(search_directories=200, entries=10_000, missing=14_501, found=1)),
+            "14,500 missing names only, at least 14,501 are in it: the storm is broken",
+        ),
+        (
+            changed(launch=launches() | {"opaque": launched(15, LOOKUP=1_000)}),
+            "opaque looked for 15 missing names, more than 0.1% of plain's 14,500",
+        ),
+        (
+            changed(launch=launches() | {"opaque": launched(3, LOOKUP=12_000)}),
+            "opaque took 12,000 RPCs, more than 50% of plain's 18,950",
+        ),
+        (
+            changed(launch=launches() | {"unpromoted": launched(3, LOOKUP=30_000)}),
+            "unpromoted took 30,000 RPCs, more than 150% of plain's 18,950",
+        ),
+        (
+            changed(launch=launches() | {"metacopy": launched(3, LOOKUP=40_000)}),
+            "metacopy took 40,000 RPCs, more than 200% of plain's 18,950",
+        ),
+        (changed(promotion=PROMOTION | {"opaque": costing(8.01)}), "opaque took 8.01 RPCs per entry, more than 8"),
+        (changed(promotion=PROMOTION | {"metacopy": costing(7.01)}), "metacopy took 7.01 RPCs per entry, more than 7"),
+        (changed(promotion=PROMOTION | {"opaque": costing(1, 0)}), "promotion to the state opaque promoted nothing"),
+        (changed(launch=launches() | {"prime": launched(0)}), "no bound for a launch in the state prime"),
+        (
+            changed(promotion=PROMOTION | {"layer": costing(0)}),
+            "no bound for a promotion to the state layer over NFS 4.2",
+        ),
+    ],
+)
+def test_each_bound_can_be_violated(run: Run, violation: str) -> None:
+    (found,) = violations(run)
+    assert found.startswith("Linux 6.12.94, NFS 4.2: ")
+    assert violation in found
+
+
+@pytest.mark.parametrize("state", REQUIRED)
+def test_each_state_must_have_been_measured(state: str) -> None:
+    assert f"no launch was measured in the state {state}" in violations(changed(launch=without(state, launches())))[0]
+    found = violations(changed(workloads=without(state, workloads())))
+    assert len(found) == len(WORKLOADS)
+    assert f"ls -l was not measured in the state {state}" in "".join(found)
+
+
+@pytest.mark.parametrize("state", PROMOTED)
+def test_each_promotion_must_have_been_measured(state: str) -> None:
+    (found,) = violations(changed(promotion=without(state, PROMOTION)))
+    assert f"no promotion to the state {state} was measured" in found
+
+
+@pytest.mark.parametrize("workload", WORKLOADS)
+def test_each_workload_must_have_been_measured(workload: str) -> None:
+    cells = workloads()
+    (found,) = violations(changed(workloads=cells | {"opaque": without(workload, cells["opaque"])}))
+    assert f"{workload} was not measured in the state opaque" in found
+
+
+def test_an_unknown_version_of_nfs_has_no_bound() -> None:
+    assert len(violations(good_run(nfs="5.0"))) == 2
+
+
+def test_a_short_run_has_bounds_of_its_own() -> None:
+    run = changed(launch=launches() | {"opaque": launched(3, LOOKUP=10_000)})
+    assert violations(run, short=True) == []
+    assert len(violations(run)) == 1
+
+
+def test_nfs_3_is_judged_by_what_the_server_counted() -> None:
+    cells = launches() | {"opaque": launched(3, 12_000, LOOKUP=1_000)}
+    assert violations(good_run(nfs="4.2").model_copy(update={"launch": cells})) == []
+    (found,) = violations(good_run(nfs="3").model_copy(update={"launch": cells}))
+    assert "opaque took 12,000 RPCs" in found
+
+
+def test_every_run_is_checked_and_there_must_be_one() -> None:
+    bad = good_run("6.1.0", "3").model_copy(update={"reader_errors": 1})
+    (found,) = check(Results(runs=[good_run(), bad]), short=False)
+    assert found.startswith("Linux 6.1.0, NFS 3: ")
+    assert check(Results(), short=False) == ["nothing has been measured"]
+
+
+def test_every_state_that_is_demanded_has_its_bounds() -> None:
+    assert set(LAUNCH_SHARE) == set(LAUNCH_SHARE_SHORT) == set(REQUIRED) - {"plain"}
+    assert set(RPCS_PER_ENTRY) == set(PROMOTED)
+    assert set(NOENT_SHARE) <= set(REQUIRED)

@@ -1,0 +1,123 @@
+"""What the lab's counts must keep to. Never a time: the lab's machine is an emulated one."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from lab.results import WORKLOADS, Results, Run, State
+
+REQUIRED: Final[tuple[State, ...]] = ("plain", "unpromoted", "metacopy", "opaque")
+"""What every run must have measured."""
+PROMOTED: Final[tuple[State, ...]] = ("metacopy", "opaque")
+"""Those of them that a promotion leads to."""
+
+NOENT_SHARE: Final[Mapping[State, float]] = {"opaque": 0.001}
+"""Of plain's lookups answered with ENOENT, how many may be left in a launch."""
+
+LAUNCH_SHARE: Final[Mapping[State, float]] = {"unpromoted": 1.5, "metacopy": 2.0, "opaque": 0.5}
+"""Of plain's RPCs, how many a launch may take. Estimated from single directories (Linux 6.12, NFS 4.2): a name that
+exists costs two RPCs instead of one once it is copied up, a missing one none once its directory is opaque."""
+LAUNCH_SHARE_SHORT: Final[Mapping[State, float]] = {"unpromoted": 1.5, "metacopy": 2.0, "opaque": 0.6}
+"""The same for the short run, in which the names that exist weigh more."""
+
+RPCS_PER_ENTRY: Final[Mapping[State, Mapping[str, float]]] = {
+    "metacopy": {"4.2": 7.0, "4.1": 5.0, "4.0": 5.0, "3": 2.0},
+    "opaque": {"4.2": 8.0, "4.1": 6.0, "4.0": 6.0, "3": 3.5},
+}
+"""What promoting an entry may take, for each version of NFS. Measured on Linux 6.12 with 2,000 entries: by chown (which
+is ``metacopy``) 5.84 on 4.2 with cold caches, namely 2 LISTXATTRS, GETACL, OPEN, CLOSE and 0.84 LOOKUP; with warm ones
+5.01, and 3.02 on 4.1 and 4.0, which have no LISTXATTRS. On 3, at the server, 1.12 and 1.03. By link and unlink (which
+is ``opaque``) an ACCESS more."""
+
+
+def check(results: Results, *, short: bool) -> list[str]:
+    """What is not as it must be, a sentence for each; ``short`` says that the share was the small one."""
+    if not results.runs:
+        return ["nothing has been measured"]
+    return [f"{run.title}: {violation}" for run in results.runs for violation in _violations(run, short=short)]
+
+
+def _violations(run: Run, *, short: bool) -> Iterator[str]:
+    yield from _left_out(run)
+    yield from _without_bound(run)
+    yield from _reader(run)
+    yield from _storm(run)
+    yield from _missing_names(run)
+    yield from _launch(run, LAUNCH_SHARE_SHORT if short else LAUNCH_SHARE)
+    yield from _promotion(run)
+
+
+def _left_out(run: Run) -> Iterator[str]:
+    """Violations that a missing measurement is."""
+    for state in REQUIRED:
+        if state not in run.launch:
+            yield f"no launch was measured in the state {state}"
+        for workload in WORKLOADS:
+            if workload not in run.workloads.get(state, {}):
+                yield f"{workload} was not measured in the state {state}"
+    for state in PROMOTED:
+        if state not in run.promotion:
+            yield f"no promotion to the state {state} was measured"
+
+
+def _without_bound(run: Run) -> Iterator[str]:
+    """States that nobody has set bounds for; they would never fail."""
+    for state in run.launch:
+        if state not in LAUNCH_SHARE and state != "plain":
+            yield f"there is no bound for a launch in the state {state}"
+    for state in run.promotion:
+        if run.nfs not in RPCS_PER_ENTRY.get(state, {}):
+            yield f"there is no bound for a promotion to the state {state} over NFS {run.nfs}"
+
+
+def _reader(run: Run) -> Iterator[str]:
+    """I2: a reader notices nothing."""
+    if run.reader_errors:
+        yield f"a reader saw {run.reader_errors:,} errors during the promotion"
+    if not run.view_identical:
+        yield "the promoted view differs from what the server has"
+
+
+def _storm(run: Run) -> Iterator[str]:
+    """Whether the launch is what it claims to be; otherwise few requests mean nothing."""
+    if run.scale is None:
+        yield "nobody wrote down how many names a launch misses"
+    elif "plain" in run.launch and run.launch["plain"].noent < run.scale.missing:
+        yield (
+            f"the plain launch looked for {run.launch['plain'].noent:,} missing names only, "
+            f"at least {run.scale.missing:,} are in it: the storm is broken"
+        )
+
+
+def _missing_names(run: Run) -> Iterator[str]:
+    if run.noent_in_complete is None:
+        yield "nobody looked for lookups of missing names in complete directories"
+    elif run.noent_in_complete:
+        yield f"complete directories asked the server for {run.noent_in_complete:,} names that do not exist"
+    for state, share in NOENT_SHARE.items():
+        if state in run.launch and "plain" in run.launch:
+            left, plain = run.launch[state].noent, run.launch["plain"].noent
+            if left > share * plain:
+                yield (
+                    f"the launch in the state {state} looked for {left:,} missing names, "
+                    f"more than {share:.1%} of plain's {plain:,}"
+                )
+
+
+def _launch(run: Run, shares: Mapping[State, float]) -> Iterator[str]:
+    if "plain" not in run.launch:
+        return
+    plain = run.requests(run.launch["plain"])
+    for state, share in shares.items():
+        if state in run.launch:
+            took = run.requests(run.launch[state])
+            if took > share * plain:
+                yield f"the launch in the state {state} took {took:,} RPCs, more than {share:.0%} of plain's {plain:,}"
+
+
+def _promotion(run: Run) -> Iterator[str]:
+    for state, cost in run.promotion.items():
+        bound = RPCS_PER_ENTRY.get(state, {}).get(run.nfs)
+        if bound is not None and cost.rpcs_per_entry > bound:
+            yield f"promotion to the state {state} took {cost.rpcs_per_entry:.2f} RPCs per entry, more than {bound:g}"
+        if not cost.entries:
+            yield f"promotion to the state {state} promoted nothing"
