@@ -18,6 +18,7 @@ VENV ?= .venv-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info
 endif
 BIN := $(VENV)/bin
 ARGS ?=
+KERNEL ?= 6.12
 
 # For install: a virtual environment of its own in APPDIR, and a link to its command below PREFIX. Debian's interpreter
 # unless PYTHON says otherwise, because one below /root is out of a service's reach.
@@ -80,6 +81,12 @@ bench: $(VENV)/.demo packages-test
 	$(BIN)/python -m benchmarks.promotion $(ARGS)
 	$(BIN)/python -m benchmarks.idle
 
+## make lab         the real daemon on real NFS, in a virtual machine: tests, and RPCs counted; KERNEL=6.1 for another
+##                  kernel, ARGS=--short for a small share (five minutes instead of a quarter of an hour; no KVM needed)
+.PHONY: lab
+lab: $(VENV)/.dev packages-lab
+	PYTHONPATH=tests $(BIN)/python -m lab --kernel $(KERNEL) $(ARGS)
+
 ## make install     into APPDIR (/opt/promoterd), with a link, a systemd unit and an example policy (root, or DESTDIR)
 .PHONY: install
 install: app := $(DESTDIR)$(APPDIR)
@@ -126,6 +133,6 @@ $(VENV)/.%: pyproject.toml | packages-build
 	$(BIN)/python -m pip install --quiet -e '.[$*]'
 	@touch $@
 
-.PHONY: packages-build packages-test
-packages-build packages-test: packages-%:
+.PHONY: packages-build packages-test packages-lab
+packages-build packages-test packages-lab: packages-%:
 	@tools/system-packages $(PYTHON) $*

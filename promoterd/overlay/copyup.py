@@ -61,6 +61,10 @@ def explain_failure(error: OSError, directory: bytes, name: str) -> Refused | No
             f"{entry} cannot be copied up: it is immutable or append-only",
             "chattr -ia it on the server, or exclude the directory",
         ),
+        errno.EACCES: (
+            f"{entry} cannot be copied up: the server denies this machine's root permission to read it",
+            "export it with no_root_squash, or exclude the directory with `promote: never`",
+        ),
         errno.EXDEV: (
             f"{entry} cannot be linked: its path is longer than redirect_max, or project quotas stand in the way",
             "raise /sys/module/overlay/parameters/redirect_max, or give the upper layer one project id",

@@ -1,5 +1,6 @@
 """What cannot be kept is refused beforehand: named, with the way out, and before anything is copied (I3, I7)."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -375,3 +376,15 @@ class TestWatched:
     def test_where_it_does_not_matter(self, bench: Bench) -> None:
         with self.watching(bench.mounted.at("opt")), self.watching(bench.mounted.at("opt/lib/f0001")):
             bench.promote(LIB)
+
+
+def test_what_the_server_forbids_root_to_see(make_overlay: MakeOverlay) -> None:
+    mounted = make_overlay(TREE, counting=True)
+    bench = Bench(mounted)
+    mounted.counted.fail(errno.EACCES)
+    with pytest.raises(Refused, match="denies this machine's root permission to look at") as refusal:
+        bench.plan(LIB)
+    mounted.counted.fail(0)
+    assert "no_root_squash" in (refusal.value.hint or "")
+    assert set(upper_directories(mounted)) <= {b""}, "nothing was copied"
+    bench.promote(LIB)

@@ -1,6 +1,9 @@
 """``make lab``: boots a stock Debian kernel, runs the real daemon on real NFS there, and reports what it did."""
 
 import os
+import platform
+import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,13 +16,15 @@ from lab import plots, report, thresholds
 from lab.errors import LabError
 from lab.jobs import Job, Lab, measuring, rebooting, testing
 from lab.kernel import SERIES, fetch
+from lab.machine import QEMU
 from lab.results import Results
 from lab.share import FULL, SHORT
+from promoterd import __version__
 
 ROOT = Path(__file__).parents[2]
 _MINUTE = 60.0
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=True)
 _begun = time.monotonic()
 
 
@@ -51,7 +56,7 @@ def _jobs(*, short: bool, measure: bool, test: bool, select: str) -> list[Job]:
     if measure:
         jobs += [measuring(version, 14 * _MINUTE) for version in (["4.2"] if short else ["4.2", "3"])]
     if test:
-        jobs.append(testing(f"-k '{select}'" if select else "", 12 * _MINUTE))
+        jobs.append(testing(select, 12 * _MINUTE, thorough=not short))
         if not select:
             jobs.append(rebooting(3 * _MINUTE))
     return jobs
@@ -65,14 +70,16 @@ def _run(series: str, build: str, jobs: list[Job], *, short: bool, docs: bool) -
     measured = [f"{home}/results.json" for job in jobs for home in job.results]
     measured = [path for path in measured if os.path.exists(path)]
     if measured:
-        failures += _report(build, measured, short=short, docs=docs)
+        failures += _report(series, build, measured, short=short, docs=docs)
     return failures
 
 
-def _report(build: str, measured: list[str], *, short: bool, docs: bool) -> list[str]:
+def _report(series: str, build: str, measured: list[str], *, short: bool, docs: bool) -> list[str]:
     path = f"{build}/results{'-short' if short else ''}.json"
     results = Results.load(path) if os.path.exists(path) else Results(runs=[])
-    fresh = Results(runs=[run for one in measured for run in Results.load(one).runs])
+    about = {"versions": _versions(), "command": " ".join(["make lab", *_arguments(short=short, kernel=series)])}
+    runs = [run for one in measured for run in Results.load(one).runs]
+    fresh = Results(runs=[run.model_copy(update=about) for run in runs])
     results = results.merge(fresh)
     results.dump(path)
     for run in fresh.runs:
@@ -82,7 +89,29 @@ def _report(build: str, measured: list[str], *, short: bool, docs: bool) -> list
     if docs:
         page = ROOT / "docs" / "benchmarks.md"
         page.write_text(report.insert(page.read_text("utf-8"), results), "utf-8")
+        page.with_suffix(".svg").write_bytes(plots.svg(results))
     return thresholds.check(fresh, short=short)
+
+
+def _arguments(*, short: bool, kernel: str) -> list[str]:
+    return [*([] if kernel == SERIES[0] else [f"KERNEL={kernel}"]), *(["ARGS=--short"] if short else [])]
+
+
+def _versions() -> dict[str, str]:
+    """Of what the guest was made from."""
+    qemu = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False).stdout
+    nfs = subprocess.run(["mount.nfs", "-V"], capture_output=True, text=True, check=False)
+    return {
+        "promoterd": __version__,
+        "Python": platform.python_version(),
+        "QEMU": _number(qemu),
+        "nfs-utils": _number(nfs.stdout + nfs.stderr),
+    }
+
+
+def _number(text: str) -> str:
+    found = re.search(r"\d+(\.\d+)+", text)
+    return found[0] if found else "unknown"
 
 
 def _say(job: str, line: str) -> None:

@@ -32,9 +32,11 @@ def measuring(nfs: str, seconds: float) -> Job:
     return Job(f"measure-{nfs}", [f"python3 -m lab.guest.measure --nfs {nfs}"], seconds)
 
 
-def testing(selection: str, seconds: float) -> Job:
-    """The tests that run in one boot."""
-    return Job("tests", [f"{_PYTEST} {selection} /lab/lab/guest/tests"], seconds)
+def testing(names: str, seconds: float, *, thorough: bool) -> Job:
+    """The tests that run in one boot; only those that pytest's ``-k`` finds, if there are names."""
+    selected = [f"-k '{names}'"] if names else []
+    selected += [] if thorough else ["-m 'not thorough'"]
+    return Job("tests", [" ".join([_PYTEST, *selected, "/lab/lab/guest/tests"])], seconds)
 
 
 def rebooting(seconds: float) -> Job:

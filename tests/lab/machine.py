@@ -62,7 +62,7 @@ class Machine:
                         shutil.copyfileobj(part, whole)
             in_time, code = self._boot(self._command(initrd, out), timeout)
             try:
-                with tarfile.open(out) as left:
+                with tarfile.open(out, "r:") as left:
                     left.extractall(results, filter="data")
             except tarfile.ReadError:
                 pass  # the disk is as blank as it was

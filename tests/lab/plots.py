@@ -11,8 +11,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MISSING: Final = "LOOKUP of a missing name"
-_EXISTING: Final = "LOOKUP of a name that exists"
+_MISSING: Final = "LOOKUP or OPEN of a missing name"
+_EXISTING: Final = "LOOKUP or OPEN of a name that exists"
 # the palette of Okabe and Ito, which colour-blind people can tell apart, with grey for its black
 _COLOURS: Final = {
     _MISSING: "#D55E00",
@@ -20,8 +20,7 @@ _COLOURS: Final = {
     "GETATTR": "#0072B2",
     "ACCESS": "#56B4E9",
     "READDIR": "#CC79A7",
-    "OPEN": "#009E73",
-    "READ": "#F0E442",
+    "READ": "#009E73",
     OTHER: "#999999",
 }
 _STYLE: Final[dict[Any, Any]] = {
@@ -102,9 +101,9 @@ def _draw(panel: "Axes", run: Run) -> None:
 
 
 def _stack(run: Run, cell: LaunchCell) -> dict[str, int]:
-    """What lies on top of each other in a bar, from below; an ENOENT is one that a LOOKUP ended in."""
+    """What lies on top of each other in a bar, from below."""
     counts = by_operation(run, cell)
-    looked_up = counts["LOOKUP"]
-    missing = min(cell.noent, looked_up)
-    rest = {label: counts[label] for label in (*OPERATIONS, OTHER) if label != "LOOKUP"}
-    return {_MISSING: missing, _EXISTING: looked_up - missing} | rest
+    by_name = counts["LOOKUP"] + counts["OPEN"]
+    missing = min(cell.noent, by_name)
+    rest = {label: counts[label] for label in (*OPERATIONS, OTHER) if label not in ("LOOKUP", "OPEN")}
+    return {_MISSING: missing, _EXISTING: by_name - missing} | rest

@@ -18,7 +18,7 @@ OPERATIONS: Final[Mapping[str, tuple[str, ...]]] = {
     "ACCESS": ("ACCESS",),
     "READDIR": ("READDIR", "READDIRPLUS"),
     "OPEN": ("OPEN", "OPEN_NOATTR"),
-    "READ": ("READ",),
+    "READ": ("READ", "READ_PLUS"),
 }
 """The columns of operations, and what mountstats calls what is counted in them. All else is ``other``."""
 OTHER: Final = "other"

@@ -47,7 +47,10 @@ def pause() -> None:
 
 
 def resume() -> None:
-    """Answer again, at once: there is nobody whose locks would have to be reclaimed."""
+    """Answer again, at once: there is nobody whose locks would have to be reclaimed. Nothing happens if it does."""
+    with open(f"{_NFSD}/threads", encoding="ascii") as file:
+        if int(file.read()):
+            return
     _run("rpc.nfsd", str(_THREADS))
     with open(f"{_NFSD}/v4_end_grace", "w", encoding="ascii") as file:
         file.write("Y")

@@ -37,7 +37,7 @@ def look(path: bytes) -> bytes | str | None:
         return f"errno {error.errno}"
 
 
-@pytest.mark.parametrize("version", ["4.2", "3"])
+@pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("change", "name"),
     [(write, b"added"), (os.unlink, b"f0001"), (replace, b"f0002")],

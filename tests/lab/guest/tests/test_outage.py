@@ -75,4 +75,4 @@ def test_it_ends_in_time_while_the_server_is_away(
     server.resume()
     assert_same_view(before, view_of(mounted))
     daemon.start()
-    daemon.wait_state("active", b"app/lib")
+    daemon.wait_for(lambda: daemon.status()["states"]["active"] == 1)
