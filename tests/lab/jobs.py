@@ -1,12 +1,14 @@
 """What one run of the lab does: guests with a job each, two at a time."""
 
+import fcntl
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import IO
 
 from lab import disks, image
-from lab.errors import GuestFailed
+from lab.errors import GuestFailed, LabError
 from lab.kernel import Kernel
 from lab.machine import Disk, Machine
 from lab.share import Scale
@@ -53,6 +55,7 @@ class Lab:
         self.home = f"{build}/{kernel.release}"
         self._said = said
         os.makedirs(self.home, exist_ok=True)
+        self._lock = _locked(build)
         self._share, self._manifest = disks.share_disk(f"{build}/disks", scale)
         self._system = f"{self.home}/system.cpio"
         image.write_system(self._system, kernel)
@@ -84,3 +87,14 @@ class Lab:
             for path in uppers:
                 os.unlink(path)
         return None
+
+
+def _locked(build: str) -> IO[bytes]:
+    """Two runs would write over each other's disks. Raises LabError while another one is at work there."""
+    lock = open(f"{build}/lock", "wb")  # noqa: SIM115 - held for as long as the process runs
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise LabError(f"another lab is at work in {build}: wait for its end, or say --build DIRECTORY") from None
+    return lock

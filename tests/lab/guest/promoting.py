@@ -1,16 +1,18 @@
 """The real daemon in the guest: what it promotes by itself, and what that costs the server."""
 
+import math
 import os
 import subprocess
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 from lab.guest import rpcs
 from lab.manifest import Manifest
-from support.daemons import RunningDaemon, mount_policy
+from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.overlays import MountedOverlay
+from support.promotions import OPAQUE, assert_marks_are_sound, xattr
 
 PATIENCE = 600.0
 _QUIET = 2.0
@@ -41,41 +43,46 @@ def rules(manifest: Manifest, always: Sequence[str]) -> list[dict[str, Any]]:
 
 
 class Promoter:
-    """The daemon at work on one overlay with the share's policy; a context manager."""
+    """The daemon on one overlay with the share's policy; it works while :meth:`promote` runs."""
 
     def __init__(self, overlay: MountedOverlay, manifest: Manifest, base: str = "/run/promoterd") -> None:
         self.overlay = overlay
         self.manifest = manifest
         self.daemon = RunningDaemon(os.fsencode(base))
-        self._ask_for([])
 
-    def __enter__(self) -> Self:
-        self.daemon.start()
-        self.settle()
-        return self
+    def promote(self, always: Sequence[str] = (), use: Callable[[], object] = lambda: None) -> Cost:
+        """Start the daemon, use the overlay, wait until nothing is left to do, and stop the daemon.
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self.daemon.__exit__(kind)
+        ``always`` are directories that policy says are to be promoted; others are if they are hot. Raises
+        AssertionError if it comes to no end, or does not end well.
+        """
+        policy = mount_policy(self.overlay, rules(self.manifest, always), activation_interval="1s")
+        self.daemon.policy["mounts"] = [policy]
+        with rpcs.counted() as counts, self.daemon as daemon:
+            daemon.start()
+            use()
+            wait_for(lambda: self._are_marked(always), PATIENCE, poll=1.0)
+            self.settle()
+            copied = daemon.metric("promoterd_entries_copied_total")
+        entries = 0 if math.isnan(copied) else int(copied)
+        return Cost(entries, counts, self._seconds())
 
-    def promote_by_heat(self, launch: Callable[[], object]) -> None:
-        """Launch the application until that heats nothing more, and wait for what the daemon makes of it."""
-        launch()
-        launch()
-        self.settle()
+    def complete(self) -> list[str]:
+        """The directories that are marked, each of which is found to be shadowed (I1)."""
+        return sorted(map(os.fsdecode, assert_marks_are_sound(self.overlay)))
 
-    def promote_always(self, directories: Sequence[str]) -> Cost:
-        """Name directories in the policy, and count what their promotion asks of the server."""
-        entries = self.entries()
-        self._ask_for(directories)
-        self.daemon.write_policy()
-        with rpcs.counted() as counts:
-            self.daemon.ask("reload")
-            time.sleep(_QUIET)
-            marked = self.settle()
-        return Cost(self.entries() - entries, counts, marked - (time.monotonic() - counts.seconds))
+    def _are_marked(self, directories: Sequence[str]) -> bool:
+        """The daemon finds them first, which takes a while on a large share."""
+        return all(xattr(self.overlay.in_upper(directory), OPAQUE) for directory in directories)
 
-    def settle(self) -> float:
-        """Wait until nothing is left to do; returns when (monotonic) the last thing was done. Raises AssertionError."""
+    def _seconds(self) -> float:
+        """From the first entry to the last durable mark; 0 where nothing was promoted."""
+        events = self.daemon.find("directory")
+        first = min((moment(event) for event in events if event["state"] == "shadowing"), default=0.0)
+        return max((moment(event) for event in events if event["state"] == "complete"), default=first) - first
+
+    def settle(self) -> None:
+        """Wait until nothing is left to do. Raises AssertionError."""
         deadline = time.monotonic() + PATIENCE
         before, since = None, time.monotonic()
         while True:
@@ -83,22 +90,9 @@ class Promoter:
             if states != before:
                 before, since = states, now
             if states is not None and not any(states.get(state) for state in _UNDER_WAY) and now - since >= _QUIET:
-                return since
+                return
             assert now < deadline, f"not settled after {PATIENCE:.0f} s: {states}; {self.daemon.tail()}"
-            time.sleep(0.25)
-
-    def entries(self) -> int:
-        """Entries that were copied up since the daemon started."""
-        copied = self.daemon.metric("promoterd_entries_copied_total")
-        return 0 if copied != copied else int(copied)  # noqa: PLR0124 - NaN: no such series yet
-
-    def complete(self) -> list[str]:
-        """The directories that answer without the server."""
-        return sorted(path.lstrip("/") for path, state in self.daemon.states().items() if state == "active")
-
-    def _ask_for(self, always: Sequence[str]) -> None:
-        policy = mount_policy(self.overlay, rules(self.manifest, always), activation_interval="1s")
-        self.daemon.policy["mounts"] = [policy]
+            time.sleep(1.0)
 
 
 def chown(directories: Sequence[str]) -> Cost:
