@@ -223,6 +223,8 @@ class Keeper:
             await working
         finally:
             working.cancel()
+            # the mount's end may have broken it off already: that is no news, and asyncio is not to report it as lost
+            working.add_done_callback(lambda done: done.cancelled() or done.exception())
             await asyncio.wait({working}, timeout=CLOSE_PATIENCE)
 
     async def _give_back(self, mount: Mounted, stack: ExitStack) -> None:

@@ -3,7 +3,7 @@
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -118,8 +118,13 @@ class Bench:
 
 
 def view_of(mounted: MountedOverlay) -> View:
-    """What applications see; our scratch directory aside, and the attributes in :data:`NOT_COPIED_UP`."""
-    seen = snapshot(mounted.mountpoint, skip={SCRATCH}, threads=1)
+    """What applications see; our scratch directory aside."""
+    return view_below(mounted.mountpoint, skip={SCRATCH})
+
+
+def view_below(root: bytes, skip: Collection[bytes] = ()) -> View:
+    """What is seen in a directory, but for the attributes in :data:`NOT_COPIED_UP`."""
+    seen = snapshot(root, skip=skip, threads=1)
     return {
         path: replace(entry, xattrs=tuple(item for item in entry.xattrs if not item[0].startswith(NOT_COPIED_UP)))
         for path, entry in seen.items()

@@ -16,10 +16,10 @@ from lab.guest.workloads import WORKLOADS
 from lab.manifest import Manifest
 from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
 from promoterd.demo.reader import Known, Reader
-from promoterd.demo.view import differences, snapshot
+from promoterd.demo.view import differences
 from promoterd.paths import join
 from support.overlays import MountedOverlay
-from support.promotions import SCRATCH
+from support.promotions import SCRATCH, view_below
 
 MANIFEST = "/lab/share.json"
 OUT = "/tmp/out"  # noqa: S108 - the guest's own
@@ -156,7 +156,7 @@ class Measurement:
         """Of what the server has and the overlay shows; the daemon's scratch directory is no part of it."""
         found = []
         for path in map(os.fsencode, (*self._promoted, *_READ)):
-            found += differences(snapshot(join(_SHARE, path), threads=1), snapshot(overlay.at(path), threads=1))
+            found += differences(view_below(join(_SHARE, path)), view_below(overlay.at(path)))
         return found + [
             f"{name!r} at the root"
             for name in set(os.listdir(_SHARE)) ^ set(os.listdir(overlay.mountpoint))

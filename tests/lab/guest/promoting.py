@@ -15,7 +15,7 @@ from support.overlays import MountedOverlay
 from support.promotions import OPAQUE, assert_marks_are_sound, xattr
 
 PATIENCE = 600.0
-_QUIET = 2.0
+_QUIET = 4.0
 _UNDER_WAY = ("hot", "shadowing", "complete", "pinned")
 
 
@@ -60,9 +60,10 @@ class Promoter:
         self.daemon.policy["mounts"] = [policy]
         with rpcs.counted() as counts, self.daemon as daemon:
             daemon.start()
+            self._wait_until(lambda: (daemon.status().get("heat_source") or {}).get("armed"), lambda _: True)
             use()
             wait_for(lambda: self._are_marked(always), PATIENCE, poll=1.0)
-            self.settle()
+            self._settle()
             copied = daemon.metric("promoterd_entries_copied_total")
         entries = 0 if math.isnan(copied) else int(copied)
         return Cost(entries, counts, self._seconds())
@@ -81,17 +82,24 @@ class Promoter:
         first = min((moment(event) for event in events if event["state"] == "shadowing"), default=0.0)
         return max((moment(event) for event in events if event["state"] == "complete"), default=first) - first
 
-    def settle(self) -> None:
+    def _settle(self) -> None:
         """Wait until nothing is left to do. Raises AssertionError."""
+        self._wait_until(
+            lambda: self.daemon.status().get("states"),
+            lambda states: not any(states.get(state) for state in _UNDER_WAY),
+        )
+
+    def _wait_until(self, look: Callable[[], Any], good: Callable[[Any], bool]) -> None:
+        """Until what is seen is good and has not changed for a while. Raises AssertionError."""
         deadline = time.monotonic() + PATIENCE
         before, since = None, time.monotonic()
         while True:
-            now, states = time.monotonic(), self.daemon.status().get("states")
-            if states != before:
-                before, since = states, now
-            if states is not None and not any(states.get(state) for state in _UNDER_WAY) and now - since >= _QUIET:
+            now, seen = time.monotonic(), look()
+            if seen != before:
+                before, since = seen, now
+            if seen is not None and good(seen) and now - since >= _QUIET:
                 return
-            assert now < deadline, f"not settled after {PATIENCE:.0f} s: {states}; {self.daemon.tail()}"
+            assert now < deadline, f"not settled after {PATIENCE:.0f} s: {seen}; {self.daemon.tail()}"
             time.sleep(1.0)
 
 
