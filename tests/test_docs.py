@@ -181,3 +181,22 @@ def test_the_mount_in_the_readme_is_fit(make_overlay: Callable[..., MountedOverl
 def test_the_changelog_begins_with_this_version() -> None:
     versions = re.findall(r"^## \[([^]]+)\](.*)$", TEXTS["CHANGELOG.md"], re.MULTILINE)
     assert versions[0] == ("Unreleased", ": 0.1.0") or versions[0][0] == "0.1.0"
+
+
+def test_what_nfs_costs_is_what_the_lab_counted() -> None:
+    run = TEXTS["docs/benchmarks.md"].partition("### Linux 6.12")[2].partition("\n### ")[0]
+    assert "NFS 4.2" in run.partition("\n")[0]
+    counted = {row[0]: row[1:] for row in re.findall(r"^\| ([^|]+?) \|(.*)\|$", run, re.MULTILINE)}
+    said = TEXTS["docs/how-it-works.md"].partition("| 500 × |")[2]
+    for row, workload in {
+        "a name that does not exist": "stat missing",
+        "list the directory": "readdir",
+        "stat a file that exists": "stat existing",
+        "`ls -l`": "ls -l",
+        "open and read each file": "open+read",
+    }.items():
+        plain, unpromoted, metacopy, opaque = (
+            cell.strip().replace(",", "") for cell in counted[workload][0].split("|")
+        )
+        del plain, metacopy
+        assert f"| {row} | {unpromoted} | {opaque} |" in said, f"{workload}: {unpromoted}, {opaque}"

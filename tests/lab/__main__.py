@@ -32,6 +32,10 @@ _begun = time.monotonic()
 def main(  # noqa: PLR0913 - the options of a command
     kernel: Annotated[str, typer.Option(help=f"Kernel series: {' or '.join(SERIES)}.")] = SERIES[0],
     build: Annotated[Path, typer.Option(help="Where images, logs and results are kept.")] = ROOT / "build" / "lab",
+    nfs: Annotated[list[str] | None, typer.Option(help="Measure over these versions of NFS: 4.2 and 3.")] = None,
+    mount: Annotated[str, typer.Option(help="Mount options of NFS for what is measured.")] = "actimeo=600",
+    upper: Annotated[str, typer.Option(help="Upper file system for what is measured: ext4, xfs or tmpfs.")] = "ext4",
+    latency: Annotated[float, typer.Option(help="Milliseconds that each round trip takes besides.")] = 0.0,
     *,
     short: Annotated[bool, typer.Option("--short", help="A sixth of the share, and NFS 4.2 only.")] = False,
     measure: Annotated[bool, typer.Option(help="Measure.")] = True,
@@ -40,57 +44,54 @@ def main(  # noqa: PLR0913 - the options of a command
     docs: Annotated[bool, typer.Option("--docs", help="Bring docs/benchmarks.md up to date.")] = False,
 ) -> None:
     """Run the lab; exits with 1 if anything failed, or a count is worse than it may be."""
+    if docs and (short or not measure):
+        raise typer.BadParameter("the page is for the results of a whole run", param_hint="--docs")
+    options = ["--options", mount, "--upper", upper, "--latency", str(latency)]
+    jobs: list[Job] = []
+    if measure:
+        jobs += [measuring(version, options, 14 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
+    if test:
+        jobs.append(testing(select, 12 * _MINUTE, thorough=not short))
+        if not select:
+            jobs.append(rebooting(3 * _MINUTE))
     try:
-        failures = _run(
-            kernel, str(build), _jobs(short=short, measure=measure, test=test, select=select), short=short, docs=docs
-        )
-    except LabError as error:
+        with Lab(str(ROOT), str(build), _say) as lab:
+            failures = _run(lab, kernel, str(build), jobs, short=short, docs=docs)
+    except (LabError, OSError) as error:
         failures = [str(error)]
     for failure in failures:
         console.print(f"FAILED: {failure}", style="bold red", markup=False)
     raise typer.Exit(1 if failures else 0)
 
 
-def _jobs(*, short: bool, measure: bool, test: bool, select: str) -> list[Job]:
-    jobs = []
-    if measure:
-        jobs += [measuring(version, 14 * _MINUTE) for version in (["4.2"] if short else ["4.2", "3"])]
-    if test:
-        jobs.append(testing(select, 12 * _MINUTE, thorough=not short))
-        if not select:
-            jobs.append(rebooting(3 * _MINUTE))
-    return jobs
-
-
-def _run(series: str, build: str, jobs: list[Job], *, short: bool, docs: bool) -> list[str]:
+def _run(lab: Lab, series: str, build: str, jobs: list[Job], *, short: bool, docs: bool) -> list[str]:
+    path = f"{build}/results{'-short' if short else ''}.json"
+    before = Results.load(path) if os.path.exists(path) else Results()
     kernel = fetch(series, f"{build}/kernels")
     console.print(f"{kernel.release}: building the guest …")
-    lab = Lab(str(ROOT), build, kernel, SHORT if short else FULL, _say)
+    lab.build(kernel, SHORT if short else FULL)
     failures = [str(failure) for failure in lab.run(jobs)]
-    measured = [f"{home}/results.json" for job in jobs for home in job.results]
-    measured = [path for path in measured if os.path.exists(path)]
-    if measured:
-        failures += _report(series, build, measured, short=short, docs=docs)
+    left = [f"{home}/results.json" for job in jobs for home in job.results]
+    about = {"versions": _versions(), "command": " ".join(["make lab", *_arguments(short=short, kernel=series)])}
+    runs = [run.model_copy(update=about) for one in left if os.path.exists(one) for run in Results.load(one).runs]
+    if runs:
+        fresh = Results(runs=runs)
+        failures += thresholds.check(fresh, short=short)
+        _report(before, fresh, path, docs=docs and not failures)
     return failures
 
 
-def _report(series: str, build: str, measured: list[str], *, short: bool, docs: bool) -> list[str]:
-    path = f"{build}/results{'-short' if short else ''}.json"
-    results = Results.load(path) if os.path.exists(path) else Results(runs=[])
-    about = {"versions": _versions(), "command": " ".join(["make lab", *_arguments(short=short, kernel=series)])}
-    runs = [run for one in measured for run in Results.load(one).runs]
-    fresh = Results(runs=[run.model_copy(update=about) for run in runs])
-    results = results.merge(fresh)
+def _report(before: Results, fresh: Results, path: str, *, docs: bool) -> None:
+    results = before.merge(fresh)
     results.dump(path)
     for run in fresh.runs:
         console.print(report.summary(run))
     Path(path).with_suffix(".md").write_text(report.render(results), "utf-8")
-    Path(path).with_suffix(".svg").write_bytes(plots.svg(results))
+    plots.plot(results, Path(path).with_suffix(".svg"))
     if docs:
         page = ROOT / "docs" / "benchmarks.md"
         page.write_text(report.insert(page.read_text("utf-8"), results), "utf-8")
-        page.with_suffix(".svg").write_bytes(plots.svg(results))
-    return thresholds.check(fresh, short=short)
+        plots.plot(results, page.with_suffix(".svg"))
 
 
 def _arguments(*, short: bool, kernel: str) -> list[str]:

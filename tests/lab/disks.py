@@ -2,22 +2,23 @@
 
 import hashlib
 import os
-import shutil
-import subprocess
 import tempfile
 from dataclasses import asdict
+from importlib.util import MAGIC_NUMBER
 
 from lab import contents, manifest, share
-from lab.errors import LabError
+from lab.commands import found, run
+from lab.guest import storm
 from lab.share import Scale
 
-_MADE_BY = (share, contents, manifest)
+_MADE_BY = (share, contents, manifest, storm)
 _SIZES = {"share": "512M", "ext4": "2G", "xfs": "1G"}
 
 
 def share_disk(cache: str, scale: Scale) -> tuple[str, str]:
     """The image of the share's disk and its manifest; made anew when what makes it has changed. Raises LabError."""
     key = hashlib.sha256(repr(sorted(asdict(scale).items())).encode())
+    key.update(MAGIC_NUMBER)  # it holds compiled modules
     for module in _MADE_BY:
         with open(str(module.__file__), "rb") as file:
             key.update(file.read())
@@ -41,13 +42,10 @@ def upper_disk(kind: str, path: str) -> str:
 
 
 def _format(kind: str, path: str, size: str, *options: str) -> None:
-    mkfs = shutil.which(f"mkfs.{kind}", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
-    if mkfs is None:
-        raise LabError(f"mkfs.{kind} is missing: apt-get install {'e2fsprogs' if kind == 'ext4' else 'xfsprogs'}")
     if os.path.exists(path):
         os.unlink(path)
-    subprocess.run(["truncate", "-s", size, path], check=True)
-    quiet = ["-q", "-F"] if kind == "ext4" else ["-q", "-f"]
-    done = subprocess.run([mkfs, *quiet, *options, path], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"{mkfs} failed: {done.stderr.strip()}")
+    run("truncate", "-s", size, path)
+    # with -d the owners of files are taken over: they are to be root's, whoever builds the image
+    as_root = [] if os.geteuid() == 0 else ["unshare", "--map-root-user", "--"]
+    mkfs = found(f"mkfs.{kind}") or f"mkfs.{kind}"
+    run(*as_root, mkfs, "-q", "-F" if kind == "ext4" else "-f", *options, path)

@@ -13,6 +13,7 @@ import tempfile
 
 from packaging.requirements import Requirement
 
+from lab.commands import SEARCHED, run
 from lab.cpio import Archive
 from lab.errors import LabError
 from lab.kernel import Kernel
@@ -45,7 +46,6 @@ LAB = "/lab"
 """Where the lab's own code is in the guest."""
 _OPENED_LATER = ("libgcc_s.so.1", "libnss_files.so.2")
 """Libraries that glibc opens by itself when it needs them."""
-_SEARCHED = ("/usr/sbin", "/usr/bin", "/sbin", "/bin")
 _LEFT_OUT = re.compile(
     r"(^|/)(test|tests|idlelib|tkinter|turtledemo|ensurepip|lib2to3|pydoc_data|config-.*|site-packages|dist-packages)(/|$)"
 )
@@ -76,8 +76,8 @@ def write_system(path: str, kernel: Kernel) -> None:
         archive.write(path)
 
 
-def write_project(path: str, root: str, job: str, share: str) -> None:
-    """The archive of the project in ``root`` as a wheel, the lab's code, and the job: a command for the guest's shell.
+def write_project(path: str, root: str, share: str) -> None:
+    """The archive of the project in ``root`` as a wheel, and of the lab's own code.
 
     ``share`` is the manifest of the share that the guest will find on its second disk. Raises LabError.
     """
@@ -90,8 +90,14 @@ def write_project(path: str, root: str, job: str, share: str) -> None:
         archive.tree(f"{tests}/lab", f"{LAB}/lab", _is_source)
         archive.file(f"{tests}/lab/guest/init", "/init")
         archive.file(share, f"{LAB}/share.json")
-        archive.text(f"{LAB}/job", f"{job}\n")
         archive.write(path)
+
+
+def write_job(path: str, job: str) -> None:
+    """The archive of a command for the guest's shell."""
+    archive = Archive()
+    archive.text(f"{LAB}/job", f"{job}\n")
+    archive.write(path)
 
 
 def distributions(*names: str) -> list[str]:
@@ -135,7 +141,8 @@ def _add_frame(archive: Archive) -> None:
 
 
 def _program(name: str) -> str | None:
-    return shutil.which(name, path=":".join(_SEARCHED))
+    """Not one of the user's own: the guest has no other directories."""
+    return shutil.which(name, path=":".join(SEARCHED))
 
 
 def _add_programs(archive: Archive) -> None:
@@ -195,10 +202,8 @@ def _add_distribution(archive: Archive, name: str) -> None:
 
 
 def _install_wheel(root: str, stage: str) -> None:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-deps"]
-    done = subprocess.run([*command, "--target", stage, root], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise LabError(f"the project's wheel could not be built: {done.stderr.strip()}")
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", stage, root)
 
 
 def _module_name(path: str) -> str:
@@ -222,4 +227,4 @@ def _stage_modules(kernel: Kernel, stage: str) -> None:
     for name in ("modules.builtin", "modules.order", "modules.builtin.modinfo"):
         if os.path.exists(f"{kernel.modules}/{name}"):
             shutil.copy(f"{kernel.modules}/{name}", home)
-    subprocess.run(["depmod", "-b", stage, kernel.release], check=True)
+    run("depmod", "-b", stage, kernel.release)

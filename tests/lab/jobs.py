@@ -2,13 +2,15 @@
 
 import fcntl
 import os
+import shlex
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from typing import IO
+from typing import Self
 
 from lab import disks, image
-from lab.errors import GuestFailed, LabError
+from lab.errors import LabError
 from lab.kernel import Kernel
 from lab.machine import Disk, Machine
 from lab.share import Scale
@@ -29,16 +31,16 @@ class Job:
     results: list[str] = field(default_factory=list, compare=False)
 
 
-def measuring(nfs: str, seconds: float) -> Job:
-    """All states measured over one NFS version."""
-    return Job(f"measure-{nfs}", [f"python3 -m lab.guest.measure --nfs {nfs}"], seconds)
+def measuring(nfs: str, options: Sequence[str], seconds: float) -> Job:
+    """All states measured over one NFS version; ``options`` are those of :mod:`lab.guest.measure`."""
+    return Job(f"measure-{nfs}", [shlex.join(["python3", "-m", "lab.guest.measure", "--nfs", nfs, *options])], seconds)
 
 
 def testing(names: str, seconds: float, *, thorough: bool) -> Job:
     """The tests that run in one boot; only those that pytest's ``-k`` finds, if there are names."""
-    selected = [f"-k '{names}'"] if names else []
-    selected += [] if thorough else ["-m 'not thorough'"]
-    return Job("tests", [" ".join([_PYTEST, *selected, "/lab/lab/guest/tests"])], seconds)
+    selected = ["-k", names] if names else []
+    selected += [] if thorough else ["-m", "not thorough"]
+    return Job("tests", [f"{_PYTEST} {shlex.join([*selected, '/lab/lab/guest/tests'])}"], seconds)
 
 
 def rebooting(seconds: float) -> Job:
@@ -48,53 +50,66 @@ def rebooting(seconds: float) -> Job:
 
 
 class Lab:
-    """A kernel, a share and a place for what comes out of it."""
+    """A kernel, a share and a place for what comes out of it, which only one lab works in at a time; a context manager.
 
-    def __init__(self, root: str, build: str, kernel: Kernel, scale: Scale, said: Callable[[str, str], None]) -> None:
-        self.root, self.kernel = root, kernel
-        self.home = f"{build}/{kernel.release}"
-        self._said = said
-        os.makedirs(self.home, exist_ok=True)
-        self._lock = _locked(build)
-        self._share, self._manifest = disks.share_disk(f"{build}/disks", scale)
-        self._system = f"{self.home}/system.cpio"
-        image.write_system(self._system, kernel)
+    Raises LabError when it is entered while another lab is at work there.
+    """
 
-    def run(self, jobs: Sequence[Job]) -> list[GuestFailed]:
+    def __init__(self, root: str, build: str, said: Callable[[str, str], None]) -> None:
+        self._root, self._build, self._said = root, build, said
+        self._archives: list[str] = []
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        os.makedirs(self._build, exist_ok=True)
+        lock = self._stack.enter_context(open(f"{self._build}/lock", "wb"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self._stack.close()
+            raise LabError(
+                f"another lab is at work in {self._build}: wait for its end, or say --build DIRECTORY"
+            ) from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def build(self, kernel: Kernel, scale: Scale) -> None:
+        """Make what every guest is made of. Raises LabError."""
+        self._kernel = kernel
+        self._home = f"{self._build}/{kernel.release}"
+        os.makedirs(self._home, exist_ok=True)
+        self._share, manifest = disks.share_disk(f"{self._build}/disks", scale)
+        self._archives = [f"{self._home}/system.cpio", f"{self._home}/project.cpio"]
+        image.write_system(self._archives[0], kernel)
+        image.write_project(self._archives[1], self._root, manifest)
+
+    def run(self, jobs: Sequence[Job]) -> list[LabError]:
         """Do them all; returns what failed. The directories with what each boot left are added to its results."""
         with ThreadPoolExecutor(AT_ONCE) as pool:
             return [failure for failure in pool.map(self._do, jobs) if failure is not None]
 
-    def _do(self, job: Job) -> GuestFailed | None:
-        home = f"{self.home}/{job.name}"
-        uppers = [disks.upper_disk(kind, f"{home}/{kind}.img") for kind in ("ext4", "xfs")]
+    def _do(self, job: Job) -> LabError | None:
+        home = f"{self._home}/{job.name}"
+        os.makedirs(home, exist_ok=True)
         try:
+            uppers = [disks.upper_disk(kind, f"{home}/{kind}.img") for kind in ("ext4", "xfs")]
             for number, command in enumerate(job.boots):
-                project = f"{home}/project-{number}.cpio"
-                image.write_project(project, self.root, command, self._manifest)
+                image.write_job(f"{home}/job.cpio", command)
                 machine = Machine(
-                    kernel=self.kernel.image,
-                    archives=[self._system, project],
+                    kernel=self._kernel.image,
+                    archives=[*self._archives, f"{home}/job.cpio"],
                     disks=[Disk(self._share), *(Disk(path, keep=len(job.boots) > 1) for path in uppers)],
                     console=f"{home}/console-{number}.log",
                     said=lambda line: self._said(job.name, line),
                 )
                 machine.run(f"{home}/results-{number}", job.seconds)
                 job.results.append(f"{home}/results-{number}")
-        except GuestFailed as failure:
+        except LabError as failure:
             return failure
         finally:
-            for path in uppers:
-                os.unlink(path)
+            for kind in ("ext4", "xfs"):
+                with suppress(FileNotFoundError):
+                    os.unlink(f"{home}/{kind}.img")
         return None
-
-
-def _locked(build: str) -> IO[bytes]:
-    """Two runs would write over each other's disks. Raises LabError while another one is at work there."""
-    lock = open(f"{build}/lock", "wb")  # noqa: SIM115 - held for as long as the process runs
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
-        raise LabError(f"another lab is at work in {build}: wait for its end, or say --build DIRECTORY") from None
-    return lock

@@ -1,5 +1,6 @@
 """A stock Debian kernel, downloaded and unpacked beside the project; nothing of it is installed on the host."""
 
+import glob
 import os
 import platform
 import re
@@ -7,6 +8,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from lab.commands import found, run
 from lab.errors import LabError
 
 SERIES = ("6.12", "6.1")
@@ -40,35 +42,30 @@ class Kernel:
 def fetch(series: str, cache: str) -> Kernel:
     """The newest kernel of this series that the host's package sources have; from ``cache`` where it is there already.
 
-    Raises LabError.
+    Without package lists the newest one in the cache is taken. Raises LabError.
     """
     if platform.machine() != "x86_64":
         raise LabError(f"the guest runs the host's programs, and is only made for x86_64; this is {platform.machine()}")
-    package = _resolve(series)
-    root = f"{cache}/{package}"
-    if not os.path.isdir(root):
-        _download(package, root)
-    return Kernel(package, root)
-
-
-def _resolve(series: str) -> str:
-    """The package that holds the series' kernel, by way of the metapackages that follow it."""
-    package = _resolve_in_lists(series)
+    if found("apt-cache") is None:
+        raise LabError("apt-cache is missing: kernels are taken from Debian's package sources, so a Debian is needed")
+    package = _resolve(series) or _cached(series, cache)
     if package is None and os.geteuid() == 0:
-        subprocess.run(["apt-get", "update", "-qq"], check=False)
-        package = _resolve_in_lists(series)
+        run("apt-get", "update", "-qq")
+        package = _resolve(series)
     if package is None:
         raise LabError(
             f"the package sources of this machine have no Debian kernel {series} (looked for"
             f" {', '.join(name.format(series=series) for name in _METAPACKAGES)}): try `apt-get update`, or another"
             f" KERNEL of {', '.join(SERIES)}; {series} may need another Debian release or its backports"
         )
-    return package
+    root = f"{cache}/{package}"
+    if not os.path.isdir(root):
+        _download(package, root)
+    return Kernel(package, root)
 
 
-def _resolve_in_lists(series: str) -> str | None:
-    if shutil.which("apt-cache") is None:
-        raise LabError("apt-cache is missing: kernels are taken from Debian's package sources, so a Debian is needed")
+def _resolve(series: str) -> str | None:
+    """The package that holds the series' kernel, by way of the metapackages that follow it."""
     for name in _METAPACKAGES:
         shown = subprocess.run(
             ["apt-cache", "show", "--no-all-versions", name.format(series=series)],
@@ -76,32 +73,39 @@ def _resolve_in_lists(series: str) -> str | None:
             text=True,
             check=False,
         ).stdout
-        found = re.search(rf"^Depends:.*\b(linux-image-{re.escape(series)}\.\d\S*-cloud-amd64)", shown, re.MULTILINE)
-        if found is not None:
-            return found[1]
+        package = named_in(shown, series)
+        if package is not None:
+            return package
     return None
+
+
+def named_in(description: str, series: str) -> str | None:
+    """The package with a kernel of the series on which a metapackage depends, as ``apt-cache show`` describes it."""
+    match = re.search(rf"^Depends:.*\b(linux-image-{re.escape(series)}\.\d\S*-cloud-amd64)", description, re.MULTILINE)
+    return None if match is None else match[1]
+
+
+def _cached(series: str, cache: str) -> str | None:
+    kept = glob.glob(f"{cache}/linux-image-{series}.*-cloud-amd64")
+    return os.path.basename(max(kept, key=os.path.getmtime)) if kept else None
 
 
 def _download(package: str, root: str) -> None:
     part = f"{root}.part"
     shutil.rmtree(part, ignore_errors=True)
     os.makedirs(part)
-    _must("download", ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package], cwd=part)
+    download = ("apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", package)
+    try:
+        run(*download, cwd=part)
+    except LabError:
+        if os.geteuid() != 0:
+            raise
+        run("apt-get", "update", "-qq")  # the lists may name a version that a newer one has replaced
+        run(*download, cwd=part)
     (archive,) = (name for name in os.listdir(part) if name.endswith(".deb"))
-    _must("unpack", ["dpkg-deb", "-x", archive, "."], cwd=part)
+    run("dpkg-deb", "-x", archive, ".", cwd=part)
     os.unlink(f"{part}/{archive}")
     if not os.path.isdir(f"{part}/lib"):  # the package of a merged-/usr release
         os.symlink("usr/lib", f"{part}/lib")
-    _must("index", ["depmod", "-b", ".", package.removeprefix("linux-image-")], cwd=part)
+    run("depmod", "-b", ".", package.removeprefix("linux-image-"), cwd=part)
     os.rename(part, root)
-
-
-def _must(what: str, command: list[str], cwd: str) -> None:
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    done = subprocess.run(
-        command, cwd=cwd, env={**os.environ, "PATH": path}, capture_output=True, text=True, check=False
-    )
-    if done.returncode:
-        raise LabError(
-            f"could not {what} the kernel ({' '.join(command)}): {done.stderr.strip() or done.stdout.strip()}"
-        )

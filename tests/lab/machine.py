@@ -1,13 +1,14 @@
 """The virtual machine: QEMU without KVM, one CPU, no network device; it boots, does one job, and powers off."""
 
 import os
+import re
 import shutil
 import subprocess
 import tarfile
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
@@ -16,6 +17,8 @@ from lab.errors import GuestFailed, LabError
 QEMU = "qemu-system-x86_64"
 _RESULTS_SIZE = 128 * 1024 * 1024
 _CONSOLE_SHOWN = 60
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|c)")
+"""The firmware clears the screen with these."""
 _KERNEL_ARGUMENTS = (
     *("console=ttyS0", "quiet", "loglevel=4", "panic=-1", "mitigations=off", "tsc=reliable", "no_timer_check"),
     *("nokaslr", "random.trust_cpu=on", "cryptomgr.notests", "audit=0"),
@@ -52,8 +55,10 @@ class Machine:
             raise LabError(f"{self.qemu} is not installed: apt-get install qemu-system-x86")
         shutil.rmtree(results, ignore_errors=True)
         os.makedirs(results)
-        with tempfile.TemporaryDirectory(prefix="promoterd-lab-") as home:
-            out, initrd = f"{home}/out.img", f"{home}/initrd"
+        os.makedirs(os.path.dirname(self.console), exist_ok=True)
+        home = os.path.dirname(self.console)
+        out, initrd = f"{home}/out.img", f"{home}/initrd"
+        try:
             with open(out, "wb") as file:
                 file.truncate(_RESULTS_SIZE)
             with open(initrd, "wb") as whole:
@@ -61,11 +66,12 @@ class Machine:
                     with open(archive, "rb") as part:
                         shutil.copyfileobj(part, whole)
             in_time, code = self._boot(self._command(initrd, out), timeout)
-            try:
-                with tarfile.open(out, "r:") as left:
-                    left.extractall(results, filter="data")
-            except tarfile.ReadError:
-                pass  # the disk is as blank as it was
+            with suppress(tarfile.ReadError), tarfile.open(out, "r:") as left:  # else the disk is as blank as it was
+                left.extractall(results, filter="data")
+        finally:
+            for path in (out, initrd):
+                with suppress(FileNotFoundError):
+                    os.unlink(path)
         self._judge(results, timeout, code=code, in_time=in_time)
 
     def _judge(self, results: str, timeout: float, *, code: int, in_time: bool) -> None:
@@ -87,6 +93,7 @@ class Machine:
 
     def _command(self, initrd: str, out: str) -> list[str]:
         command = [
+            *("setpriv", "--pdeathsig", "KILL", "--"),  # the guest ends with us, however we end
             *(self.qemu, "-accel", "tcg,thread=multi", "-M", "q35,hpet=off", "-cpu", "max,la57=off", "-smp", "1"),
             *("-m", str(self.memory_mib), "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio"),
             *("-no-reboot", "-kernel", self.kernel, "-initrd", initrd, "-append", " ".join(_KERNEL_ARGUMENTS)),
@@ -100,7 +107,6 @@ class Machine:
     def _boot(self, command: Sequence[str], timeout: float) -> tuple[bool, int]:
         """Whether it ended by itself in time, and QEMU's exit code."""
         deadline = time.monotonic() + timeout
-        os.makedirs(os.path.dirname(self.console), exist_ok=True)
         with (
             open(self.console, "wb") as console,
             subprocess.Popen(
@@ -126,4 +132,4 @@ class Machine:
         for line in stream:
             console.write(line)
             console.flush()
-            self.said(line.decode("utf-8", "backslashreplace").rstrip())
+            self.said(_ESCAPES.sub("", line.decode("utf-8", "backslashreplace")).rstrip())

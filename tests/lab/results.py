@@ -121,6 +121,11 @@ class Run(_Part):
     """What repeats it."""
 
     @property
+    def series(self) -> str:
+        """Of the kernel: the first two numbers of its version."""
+        return ".".join(self.kernel.split(".")[:2])
+
+    @property
     def title(self) -> str:
         """Which run it is."""
         return f"Linux {self.kernel}, NFS {self.nfs}"
@@ -162,6 +167,6 @@ class Results(_Part):
         os.replace(temporary, path)
 
     def merge(self, newer: "Results") -> "Results":
-        """Both; of two runs on the same kernel over the same version of NFS the newer one, in the older one's place."""
-        runs = {(run.kernel, run.nfs): run for run in (*self.runs, *newer.runs)}
+        """Both; of two runs on the same series of kernels over the same NFS the newer one, where the older was."""
+        runs = {(run.series, run.nfs): run for run in (*self.runs, *newer.runs)}
         return Results(runs=list(runs.values()))

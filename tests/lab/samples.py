@@ -27,7 +27,7 @@ def workloads() -> dict[str, dict[str, Cell]]:
     """Each costs the same in each state, but for stat of missing names in an opaque directory."""
     usual, opaque = Cell(rpcs=_ONE_STAT, total=507, seconds=1.5), Cell(rpcs={"ACCESS": 4}, total=4, seconds=0.5)
     cells = {state: dict.fromkeys(WORKLOADS, usual) for state in launches()}
-    cells["opaque"]["stat missing"] = opaque
+    cells["opaque"] |= dict.fromkeys(("stat missing", "readdir"), opaque)
     return cells
 
 

@@ -25,3 +25,7 @@ def test_all_mounts_count_and_failed_lookups_and_opens_are_missing_names() -> No
     assert counts.operations["GETATTR"] == 12
     assert counts.total == 1 + 7 + 3 + 12 + 42
     assert counts.missing == 2 + 1 + 31, "GETATTR asks for no name"
+    counts.operations["READLINK"] = 2
+    assert counts.missing == 1 + 31, "two of the opens that failed were of symlinks"
+    counts.operations["READLINK"] = 9
+    assert counts.missing == 31, "symlinks that nobody opened"

@@ -304,6 +304,13 @@ class RunningDaemon:
 
 
 @contextlib.contextmanager
+def daemons(new_directory: Callable[[], bytes]) -> Iterator[Callable[..., RunningDaemon]]:
+    """:class:`RunningDaemon` without its first argument; none is started yet, and all end with the block."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *mounts, **policy: stack.enter_context(RunningDaemon(new_directory(), *mounts, **policy))
+
+
+@contextlib.contextmanager
 def sleeping_process(*arguments: str, cwd: bytes | None = None, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
     """A process that does what its Python text says and then prints a line; ended with the block."""
     process = subprocess.Popen(

@@ -3,13 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from itertools import count
-from typing import Any
 
 import pytest
 
 from lab.guest import server
 from lab.guest.stack import Nfs, mounted_nfs, overlay_on, upper_home
-from support.daemons import RunningDaemon
+from support.daemons import RunningDaemon, daemons
 from support.overlays import MountedOverlay
 from support.trees import Tree, build
 
@@ -42,11 +41,6 @@ def make_overlay() -> Iterator[Callable[..., MountedOverlay]]:
 
 @pytest.fixture
 def make_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningDaemon]]:
-    """:class:`support.daemons.RunningDaemon` without its first argument, not started yet; killed after the test."""
-    with ExitStack() as stack:
-
-        def make(*mounts: Any, **policy: Any) -> RunningDaemon:
-            base = bytes(tmp_path_factory.mktemp("daemon"))
-            return stack.enter_context(RunningDaemon(base, *mounts, **policy))
-
+    """:func:`support.daemons.daemons` in temporary directories."""
+    with daemons(lambda: bytes(tmp_path_factory.mktemp("daemon"))) as make:
         yield make

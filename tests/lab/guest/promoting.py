@@ -3,13 +3,19 @@
 import math
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from lab.guest import rpcs
+from lab.guest.stack import cool
 from lab.manifest import Manifest
+from promoterd.backends import base as backends
+from promoterd.backends.choice import verdicts
+from promoterd.overlay import probe
+from promoterd.overlay.mounts import overlay_at
 from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import OPAQUE, assert_marks_are_sound, xattr
@@ -42,13 +48,24 @@ def rules(manifest: Manifest, always: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
+def fit_backends(overlay: MountedOverlay) -> list[str]:
+    """Those that this kernel and mount are fit for and that mark something; the best first."""
+    found = overlay_at(overlay.mountpoint)
+    return [
+        verdict.backend
+        for verdict in verdicts(found, probe.gather(found))
+        if verdict.fit and backends.load(verdict.backend).marks
+    ]
+
+
 class Promoter:
     """The daemon on one overlay with the share's policy; it works while :meth:`promote` runs."""
 
-    def __init__(self, overlay: MountedOverlay, manifest: Manifest, base: str = "/run/promoterd") -> None:
+    def __init__(self, overlay: MountedOverlay, manifest: Manifest, backend: str) -> None:
         self.overlay = overlay
         self.manifest = manifest
-        self.daemon = RunningDaemon(os.fsencode(base))
+        self.backend = backend
+        self.daemon = RunningDaemon(tempfile.mkdtemp(prefix="daemon-").encode())
 
     def promote(self, always: Sequence[str] = (), use: Callable[[], object] = lambda: None) -> Cost:
         """Start the daemon, use the overlay, wait until nothing is left to do, and stop the daemon.
@@ -56,8 +73,11 @@ class Promoter:
         ``always`` are directories that policy says are to be promoted; others are if they are hot. Raises
         AssertionError if it comes to no end, or does not end well.
         """
-        policy = mount_policy(self.overlay, rules(self.manifest, always), activation_interval="1s")
+        policy = mount_policy(
+            self.overlay, rules(self.manifest, always), backend=self.backend, activation_interval="1s"
+        )
         self.daemon.policy["mounts"] = [policy]
+        cool(self.overlay)
         with rpcs.counted() as counts, self.daemon as daemon:
             daemon.start()
             self._wait_until(lambda: (daemon.status().get("heat_source") or {}).get("armed"), lambda _: True)
@@ -103,9 +123,14 @@ class Promoter:
             time.sleep(1.0)
 
 
-def chown(directories: Sequence[str]) -> Cost:
-    """``chown -hR`` to the owner that they have: metadata copy-up and nothing else."""
-    entries = sum(len(below) + len(names) for directory in directories for _, below, names in os.walk(directory))
+def chown(overlay: MountedOverlay, directories: Sequence[str]) -> Cost:
+    """``chown -hR`` to the owner that they have: metadata copy-up and nothing else, with cold caches."""
+    entries = sum(
+        len(below) + len(names)
+        for directory in directories
+        for _, below, names in os.walk(overlay.on_server(directory))
+    )
+    cool(overlay)
     with rpcs.counted() as counts:
-        subprocess.run(["chown", "-hR", "0:0", "--", *directories], check=True)
+        subprocess.run(["chown", "-hR", "0:0", "--", *map(overlay.at, directories)], check=True)
     return Cost(entries, counts, counts.seconds)

@@ -16,13 +16,10 @@ _EXPORTS: Final = """\
 """
 
 
-def start(share_disk: str | None) -> None:
-    """Mount the share's disk, or an empty tmpfs, and serve it. Raises CalledProcessError."""
+def start(share_disk: str) -> None:
+    """Mount the share's disk, and serve it. Raises RuntimeError."""
     _run("modprobe", "-a", "nfsd", "nfs", "nfsv3", "nfsv4", "overlay")
-    if share_disk is None:
-        _run("mount", "-t", "tmpfs", "tmpfs", "/srv")
-    else:
-        _run("mount", "-t", "ext4", share_disk, "/srv")
+    _run("mount", "-t", "ext4", share_disk, "/srv")
     os.makedirs(SQUASHED, exist_ok=True)
     _run("mount", "-t", "tmpfs", "tmpfs", os.fsdecode(SQUASHED))  # v4 crosses into an export at a mount point only
     _run("mount", "-t", "rpc_pipefs", "rpc_pipefs", "/var/lib/nfs/rpc_pipefs")

@@ -8,7 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from lab.guest import server
-from promoterd.overlay import syscalls
 from support.overlays import OPTIONS, MountedOverlay, unmount
 
 UPPERS = {"ext4": "/dev/vdc", "xfs": "/dev/vdd", "tmpfs": None}
@@ -37,6 +36,11 @@ class Nfs:
         return ",".join(option for option in chosen if option)
 
 
+def _unmount(at: bytes) -> None:
+    """What is detached because somebody holds it goes on asking the server, and is not counted any more."""
+    assert unmount(at, patience=20.0), f"{os.fsdecode(at)} was held by somebody"
+
+
 @contextmanager
 def mounted_nfs(nfs: Nfs, directory: bytes = server.EXPORT + b"/share", at: bytes = NFS) -> Iterator[bytes]:
     """A directory of the server, mounted; yields where."""
@@ -48,7 +52,7 @@ def mounted_nfs(nfs: Nfs, directory: bytes = server.EXPORT + b"/share", at: byte
     try:
         yield at
     finally:
-        unmount(at, patience=10.0)
+        _unmount(at)
 
 
 @contextmanager
@@ -60,7 +64,7 @@ def upper_home(kind: str, at: bytes = b"/mnt/local") -> Iterator[bytes]:
     try:
         yield at
     finally:
-        unmount(at, patience=10.0)
+        _unmount(at)
 
 
 @contextmanager
@@ -71,7 +75,6 @@ def overlay_on(
     on_server: Sequence[bytes] = (server.EXPORT + b"/share",),
     at: bytes = b"/mnt/overlay",
     fresh: bool = True,
-    options: str = OPTIONS,
 ) -> Iterator[MountedOverlay]:
     """An overlay on these layers with its upper layer in ``home``: a new one, or what was left there."""
     base = at
@@ -83,13 +86,13 @@ def overlay_on(
         shutil.copystat(layers[0], home + b"/upper")
     os.makedirs(base + b"/mnt", exist_ok=True)
     made = MountedOverlay(
-        base, list(on_server), list(layers), home + b"/upper", home + b"/work", options, [], ExitStack()
+        base, list(on_server), list(layers), home + b"/upper", home + b"/work", OPTIONS, [], ExitStack()
     )
     made.mount()
     try:
         yield made
     finally:
-        unmount(made.mountpoint, patience=10.0)
+        _unmount(made.mountpoint)
 
 
 def cool(*overlays: MountedOverlay) -> None:
@@ -104,8 +107,3 @@ def cool(*overlays: MountedOverlay) -> None:
         os.sync()
         with open("/proc/sys/vm/drop_caches", "w", encoding="ascii") as file:
             file.write("3")
-
-
-def detach(path: bytes) -> None:
-    """Take a mount away that does not answer."""
-    syscalls.umount(path, syscalls.MNT_DETACH)

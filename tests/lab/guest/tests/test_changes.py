@@ -13,7 +13,7 @@ from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
-RECHECK = 1.0
+RECHECK = 5.0
 SLACK = 1.0 * SLOWNESS
 
 
@@ -59,4 +59,6 @@ def test_it_is_noticed_and_healed(
     daemon.wait_event("stale", path="/app/lib")
     assert time.monotonic() - changed < 1.1 * RECHECK + SLACK
     wait_for(lambda: look(mounted.at(path)) == expected, patience=10 * SLOWNESS)
+    daemon.wait_state("active", b"app/lib")
+    assert look(mounted.at(path)) == expected
     assert sorted(os.listdir(mounted.at("app/lib"))) == sorted(os.listdir(mounted.on_server("app/lib")))

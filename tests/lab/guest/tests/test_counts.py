@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 
@@ -10,7 +11,7 @@ from lab.guest.lookups import find, miss
 from lab.guest.stack import Nfs, cool
 from support.daemons import RunningDaemon, mount_policy
 from support.overlays import MountedOverlay
-from support.trees import files
+from support.trees import Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
@@ -59,3 +60,17 @@ def test_what_a_completion_makes_dearer(make_overlay: MakeOverlay, make_daemon: 
         find(mounted.at("lib"), NAMES)
     assert after.operations["LOOKUP"] >= NAMES
     assert after.operations["GETATTR"] - before.operations["GETATTR"] >= NAMES, "one more for each file: say so"
+
+
+@pytest.mark.parametrize("version", ["4.2", "3"])
+def test_opening_symlinks_misses_nothing(make_overlay: MakeOverlay, version: str) -> None:
+    tree: Tree = {"lib": {**files(NAMES), **{f"l{number}": Symlink(f"f{number:04}") for number in range(NAMES)}}}
+    mounted = make_overlay(tree, Nfs(version, "actimeo=600"))
+    for directory in (mounted.layers[0] + b"/lib", mounted.at("lib")):
+        for name, missing in (("l%d", 0), ("no%d", NAMES)):
+            cool(mounted)
+            with rpcs.counted() as counts:
+                for number in range(NAMES):
+                    with suppress(FileNotFoundError), open(directory + b"/" + (name % number).encode(), "rb"):
+                        pass
+            assert counts.missing == missing, (directory, name)

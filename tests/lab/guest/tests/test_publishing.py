@@ -16,7 +16,7 @@ from support.trees import build, files
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 CACHED = Nfs("4.2", "actimeo=1")
-RECHECK, ACTIVATION = 1.0, 0.5
+RECHECK, ACTIVATION = 4.0, 0.5
 SLACK = 1.0 * SLOWNESS
 
 
