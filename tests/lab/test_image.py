@@ -21,19 +21,12 @@ def test_make_installs_what_the_guest_needs() -> None:
 def test_the_project_brings_all_that_it_imports() -> None:
     found = distributions("promoterd", "pytest")
     assert "promoterd" not in found, "it comes as a wheel"
-    assert {
-        "pydantic",
-        "pydantic-core",
-        "pyinotify",
-        "structlog",
-        "typer",
-        "click" if "click" in found else "rich",
-    } <= set(found)
+    assert {"pydantic", "pydantic-core", "pyinotify", "structlog", "typer", "rich"} <= set(found)
     assert "mypy" not in found, "what an extra names is not needed"
 
 
 def test_a_kernel_is_found_by_its_series() -> None:
-    shown = "Package: linux-image-cloud-amd64\nVersion: 6.12.94-1\nDepends: linux-image-6.12.94+deb13-cloud-amd64 (= 6.12.94-1)\n"
+    shown = "Version: 6.12.94-1\nDepends: linux-image-6.12.94+deb13-cloud-amd64 (= 6.12.94-1)\n"
     assert named_in(shown, "6.12") == "linux-image-6.12.94+deb13-cloud-amd64"
     assert named_in(shown, "6.1") is None, "6.1 is no beginning of 6.12"
     assert named_in("", "6.12") is None
