@@ -49,7 +49,7 @@ def main(  # noqa: PLR0913 - the options of a command
     options = ["--options", mount, "--upper", upper, "--latency", str(latency)]
     jobs: list[Job] = []
     if measure:
-        jobs += [measuring(version, options, 14 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
+        jobs += [measuring(version, options, 20 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
     if test:
         jobs.append(testing(select, 12 * _MINUTE, thorough=not short))
         if not select:
