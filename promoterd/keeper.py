@@ -213,8 +213,10 @@ class Keeper:
         try:
             while not working.done():
                 changed = asyncio.create_task(self._mounts_changed.wait())
-                await asyncio.wait({working, changed}, timeout=None, return_when=asyncio.FIRST_COMPLETED)
-                changed.cancel()
+                try:
+                    await asyncio.wait({working, changed}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
                 self._mounts_changed.clear()
                 now = self._find()
                 if now is None or not _is_same(now, overlay):

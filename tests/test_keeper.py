@@ -39,8 +39,8 @@ class Breaking:
                 return {"active": 1}
 
 
-@pytest.mark.needs("root", "overlay")
-def test_work_that_breaks_off_with_its_mount_is_no_lost_error(make_overlay: MakeOverlay) -> None:
+@pytest.mark.parametrize("end", ["its mount goes", "it is cancelled"])
+def test_work_that_breaks_off_is_no_lost_error(make_overlay: MakeOverlay, end: str) -> None:
     mounted = make_overlay({"lib": {}})
     overlay = overlay_at(mounted.mountpoint)
     lost: list[dict[str, Any]] = []
@@ -49,13 +49,20 @@ def test_work_that_breaks_off_with_its_mount_is_no_lost_error(make_overlay: Make
         asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
         waiting = asyncio.create_task(keeper._until_it_goes(Breaking(), None, overlay))  # type: ignore[arg-type]
         await asyncio.sleep(0.05)
-        mounted.umount()
-        keeper.mounts_changed()
-        with pytest.raises(MountGone):
-            await waiting
+        if end == "it is cancelled":
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+        else:
+            mounted.umount()
+            keeper.mounts_changed()
+            with pytest.raises(MountGone):
+                await waiting
         del waiting
         gc.collect()
         await asyncio.sleep(0.05)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        assert not others, "nothing goes on by itself"
 
     policy = MountPolicy.model_validate(mount_policy(mounted))
     with Ledger(os.fsdecode(mounted.base) + "/state") as ledger:

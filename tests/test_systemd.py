@@ -47,6 +47,12 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
     assert "LockedPersonality" in systemd_analyze("verify", "--man=no", str(copy)).stderr
 
 
+def test_events_and_errors_reach_the_journal() -> None:
+    given = settings()
+    # the default of standard error is to go where standard output goes (systemd.exec(5), StandardError=)
+    assert given["StandardError"] == ["journal"] or "StandardOutput" not in given
+
+
 @pytest.mark.needs("systemd-analyze")
 def test_the_unit_is_no_more_exposed_than_the_job_needs() -> None:
     verdict = systemd_analyze("security", "--offline=yes", "--threshold=50", str(UNIT))
