@@ -7,6 +7,7 @@ from typing import Any
 
 import structlog
 
+from promoterd.errors import LedgerError
 from promoterd.ledger import DirectoryRecord, UpperLedger
 from promoterd.paths import show
 from promoterd.states import MARKED, State, may_follow
@@ -51,19 +52,37 @@ class Book:
         """How many directories are in each state; cold ones are not counted."""
         return Counter(record.state for record in self._records.values())
 
-    def move(self, path: bytes, state: State, *, now: float, reason: str | None = None, **changes: Any) -> None:
-        """Bring one directory into a state; the record's other fields stay as they are unless named."""
-        self.move_all([path], state, now=now, reason=reason, **changes)
+    def move(
+        self,
+        path: bytes,
+        state: State,
+        *,
+        now: float,
+        reason: str | None = None,
+        regardless: bool = False,
+        **changes: Any,
+    ) -> None:
+        """Bring one directory into a state; the record's other fields stay as they are unless named.
+
+        Raises LedgerError where that cannot be written down, and then nothing has changed. ``regardless`` is for what
+        is so already: it is known and said all the same, and the ledger is behind until the next start asks disk.
+        """
+        self.move_all([path], state, now=now, reason=reason, regardless=regardless, **changes)
 
     def move_all(
-        self, paths: Iterable[bytes], state: State, *, now: float, reason: str | None = None, **changes: Any
+        self,
+        paths: Iterable[bytes],
+        state: State,
+        *,
+        now: float,
+        reason: str | None = None,
+        regardless: bool = False,
+        **changes: Any,
     ) -> None:
         """As :meth:`move` for many directories, in one commit."""
-        written = []
-        for path in paths:
+        moved = []
+        for path in dict.fromkeys(paths):
             before = self._records.get(path)
-            if not may_follow(before.state if before else State.COLD, state):
-                self._log.warning("unexpected_state", path=show(path), before=before and before.state, state=state)
             same = before is not None and before.state is state
             record = replace(
                 before or DirectoryRecord(path, state, now),
@@ -72,17 +91,28 @@ class Book:
                 reason=reason,
                 **changes,
             )
-            if record == before:
-                continue
-            self._records[path] = record
-            written.append(record)
-            self._on_change(before, record)
-            if not same or (before is not None and before.reason != reason):
-                self._log.info("directory", path=show(path), state=state.value, reason=reason)
-        self.ledger.put_all(written)
+            if record != before:
+                moved.append((before, record))
+        try:
+            self.ledger.put_all(record for _, record in moved)
+        except LedgerError as error:
+            if not regardless:
+                raise
+            self._log.error("ledger_behind", reason=error.message)
+        for before, record in moved:
+            self._take(before, record)
+
+    def _take(self, before: DirectoryRecord | None, record: DirectoryRecord) -> None:
+        was = before.state if before is not None else State.COLD
+        if not may_follow(was, record.state):
+            self._log.warning("unexpected_state", path=show(record.path), before=was, state=record.state)
+        self._records[record.path] = record
+        self._on_change(before, record)
+        if before is None or (before.state, before.reason) != (record.state, record.reason):
+            self._log.info("directory", path=show(record.path), state=record.state.value, reason=record.reason)
 
     def forget(self, paths: Iterable[bytes], *, reason: str) -> None:
-        """These directories are cold again."""
+        """These directories are cold again, also where that cannot be written down: raises LedgerError afterwards."""
         gone = [path for path in paths if path in self._records]
         for path in gone:
             before = self._records.pop(path)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from functools import partial
 
 import structlog
 
@@ -40,6 +41,9 @@ class Daemon:
         self._ending: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
         self._notifier = Notifier()
+        self._housekeeper: asyncio.Task[None] | None = None
+        self._uncounted: set[str] = set()
+        """Mount points of which no stock could be taken the last time."""
 
     async def run(self) -> None:
         """Start everything, wait for the end, stop everything. Raises PromoterdError where it cannot start."""
@@ -72,7 +76,8 @@ class Daemon:
         self._stop.set()
 
     async def _serve(self) -> None:
-        background = [asyncio.create_task(self._housekeeping()), asyncio.create_task(self._tell_ready())]
+        self._housekeeper = asyncio.create_task(self._housekeeping())
+        background = [self._housekeeper, asyncio.create_task(self._tell_ready())]
         try:
             await self._stop.wait()
         finally:
@@ -95,7 +100,12 @@ class Daemon:
             metrics_port=port,
         )
         # a beat is given by the event loop itself: one that hangs gives none
-        await self._notifier.watchdog(lambda: True, self.metrics.beat)
+        await self._notifier.watchdog(self._is_healthy, self.metrics.beat)
+
+    def _is_healthy(self) -> bool:
+        """Whether everything that runs until the end still does: the housekeeping, and the work on every mount."""
+        running = [self._housekeeper, *self._tasks.values()]
+        return not any(task is None or task.done() for task in running)
 
     def _are_opening(self) -> bool:
         return any(keeper.phase is Phase.OPENING for keeper in self.keepers.values())
@@ -111,10 +121,24 @@ class Daemon:
 
     async def _housekeeping(self) -> None:
         while True:
-            for keeper in self.keepers.values():
-                keeper.take_stock()
+            self._take_stock()
             self._notifier.status(self._summary())
             await asyncio.sleep(HOUSEKEEPING)
+
+    def _take_stock(self) -> None:
+        """Of every mount; where one's cannot be taken, that is said once, and the others' is."""
+        for mountpoint, keeper in self.keepers.items():
+            try:
+                keeper.take_stock()
+            except Exception as error:
+                if mountpoint not in self._uncounted:
+                    foreseen = isinstance(error, PromoterdError)
+                    self.log.error(  # noqa: TRY400 - with a traceback where it is a bug
+                        "housekeeping_failed", mount=mountpoint, reason=str(error), exc_info=None if foreseen else error
+                    )
+                self._uncounted.add(mountpoint)
+            else:
+                self._uncounted.discard(mountpoint)
 
     # Policy
 
@@ -161,10 +185,18 @@ class Daemon:
     def _start(self, policy: MountPolicy) -> None:
         keeper = Keeper(policy, ledger=self._ledger, metrics=self.metrics, log=self.log)
         self.keepers[policy.mountpoint] = keeper
-        self._tasks[policy.mountpoint] = asyncio.create_task(self._keep(keeper, list(self._ending)))
+        task = self._tasks[policy.mountpoint] = asyncio.create_task(self._keep(keeper, list(self._ending)))
+        task.add_done_callback(partial(self._has_ended, policy.mountpoint))
+
+    def _has_ended(self, mountpoint: str, task: asyncio.Task[None]) -> None:
+        """Say so where nobody ended it; the watchdog's beats stop then."""
+        if not task.cancelled():
+            error = task.exception()
+            self.log.error("mount_failed", mount=mountpoint, reason=repr(error), exc_info=error)
 
     def _end(self, mountpoint: str) -> None:
         del self.keepers[mountpoint]
+        self._uncounted.discard(mountpoint)
         task = self._tasks.pop(mountpoint)
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)

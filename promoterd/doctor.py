@@ -9,6 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from promoterd.backends.choice import Verdict, best, verdicts
+from promoterd.errors import PromoterdError
+from promoterd.heat import base as heat_base
 from promoterd.overlay import probe
 from promoterd.overlay.facts import Facts, Host
 from promoterd.overlay.fitness import Finding, Severity
@@ -66,22 +68,37 @@ class OverlayReport:
 
 @dataclass(frozen=True)
 class Report:
-    """What the doctor found."""
+    """What the doctor found. ``heat_sources``: why this machine cannot have each of them, None where it can."""
 
     host: Host
     overlays: list[OverlayReport] = field(default_factory=list)
+    heat_sources: dict[str, str | None] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """For ``--json``."""
         host = asdict(self.host)
         host["capabilities"] = sorted(self.host.capabilities)
-        return {"host": host, "overlays": [report.to_dict() for report in self.overlays]}
+        return {
+            "host": host,
+            "heat_sources": {
+                name: {"fit": reason is None, "reason": reason} for name, reason in self.heat_sources.items()
+            },
+            "overlays": [report.to_dict() for report in self.overlays],
+        }
 
 
 def examine(mountpoint: bytes | None = None) -> Report:
     """Look at one overlay, or at all of this mount namespace. Raises MountNotFound."""
     overlays = read_overlays() if mountpoint is None else [overlay_at(mountpoint)]
-    return Report(probe.host(), [_examine(overlay) for overlay in overlays])
+    sources = {name: _unfit_source(name) for name in heat_base.names()}
+    return Report(probe.host(), [_examine(overlay) for overlay in overlays], sources)
+
+
+def _unfit_source(name: str) -> str | None:
+    try:
+        return heat_base.load(name).unfit()
+    except PromoterdError as error:
+        return error.message
 
 
 def _examine(overlay: Overlay) -> OverlayReport:
@@ -100,16 +117,16 @@ def _examine(overlay: Overlay) -> OverlayReport:
 
 def render(report: Report, console: Console) -> None:
     """For people."""
-    console.print(_host_table(report.host))
+    console.print(_host_table(report))
     if not report.overlays:
         console.print("No overlay is mounted here.")
     for overlay in report.overlays:
         _render_overlay(overlay, console)
 
 
-def _host_table(host: Host) -> Table:
+def _host_table(report: Report) -> Table:
     table = _table("This machine")
-    trial = host.trial
+    host, trial = report.host, report.host.trial
     works = {
         "metadata-only copy-up": trial.metacopy,
         "absolute redirects": trial.absolute_redirect,
@@ -126,7 +143,13 @@ def _host_table(host: Host) -> Table:
     table.add_row("capabilities", _plain(", ".join(sorted(host.capabilities)) or "none"))
     table.add_row("redirect_max", _plain(f"{host.redirect_max} bytes"))
     table.add_row("inotify limits", _plain(f"{host.inotify_watches} watches, {host.inotify_instances} instances"))
+    for name, reason in report.heat_sources.items():
+        table.add_row(_plain(f"heat source {name}"), _plain("fit", "green") if reason is None else _no_source(reason))
     return table
+
+
+def _no_source(reason: str) -> Text:
+    return _plain(f"unfit: {reason}; name another in the policy (`heat: source`), or promote by hand", "red")
 
 
 def _render_overlay(report: OverlayReport, console: Console) -> None:

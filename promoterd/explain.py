@@ -7,16 +7,19 @@ from functools import partial
 from typing import Any
 
 from promoterd.backends.base import MarkState, OnDisk
-from promoterd.errors import MountGone, PromoterdError
+from promoterd.backends.opaque import OpaqueBackend
+from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, pins, xattrs
 from promoterd.overlay.listing import Layers
+from promoterd.overlay.shadows import file_stands_alone
 from promoterd.paths import display, join, show
 from promoterd.states import State
 from promoterd.terms import NANOSECONDS, terms_for, why_forbidden
 from promoterd.units import format_duration
 
 _HELD = (State.COMPLETE, State.PINNED)
+_NO_ENTRIES: dict[str, Any] = {"entries": 0, "not_shadowed": [], "lower_layers": []}
 _HELD_BACK = "the mark takes effect when no process holds the directory at the next reconfigure"
 
 
@@ -40,8 +43,15 @@ async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
         "mark": on_disk.mark.value,
         "in_effect": on_disk.in_effect,
     }
-    answer |= await mount.with_layers(partial(_entries, path))
-    answer["blocked_by"] = await _blocked_by(mount, path, heat, on_disk)
+    refused = None
+    try:
+        answer |= await mount.with_layers(
+            partial(_entries, path, needs_redirects=isinstance(mount.backend, OpaqueBackend))
+        )
+    except Refused as error:
+        answer |= _NO_ENTRIES
+        refused = str(error)
+    answer["blocked_by"] = await _blocked_by(mount, path, heat, on_disk) or refused
     answer["holders"] = []
     if mount.book.state(path) in _HELD and on_disk.in_effect is False:
         absolute = join(mount.overlay.mountpoint.rstrip(b"/"), path)
@@ -49,16 +59,28 @@ async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
     return answer
 
 
-def _entries(path: bytes, layers: Layers) -> dict[str, Any]:
-    """How many names the lower layers list, and which of them have no entry in upper that stands alone."""
+def _entries(path: bytes, layers: Layers, *, needs_redirects: bool) -> dict[str, Any]:
+    """How many names the lower layers list, and which of them have no entry in upper that stands alone.
+
+    ``needs_redirects``: upper files that would look for their data beside themselves do not, whoever made them. Raises
+    Refused, OSError.
+    """
     contributing = layers.contributing(path)
     if not contributing:
-        return {"entries": 0, "not_shadowed": [], "lower_layers": []}
+        return dict(_NO_ENTRIES)
     listing = layers.list_lower(path, contributing)
     upper = layers.list_upper(path)
+    missing = {name for name in listing.entries if name not in upper}
+    if needs_redirects and upper:
+        with beneath.opened(layers.upper, path) as opened:
+            missing.update(
+                name
+                for name, entry in upper.items()
+                if stat.S_ISREG(entry.mode) and not file_stands_alone(opened, name)
+            )
     return {
         "entries": len(listing.entries),
-        "not_shadowed": sorted(display(os.fsencode(name)) for name in listing.entries if name not in upper),
+        "not_shadowed": sorted(display(os.fsencode(name)) for name in missing),
         "not_complete_children": sorted(
             display(os.fsencode(name))
             for name in listing.directories()

@@ -6,6 +6,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
+from promoterd.errors import Refused
 from promoterd.heat.discovery import Walk
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers, Stamp
@@ -59,15 +60,22 @@ class Finder:
             starts, self._starts = self._starts, set()
             try:
                 await self._arm_again()
-                for start in sorted(starts):
-                    await self._find_below(start)
             except OSError as error:
-                self.mount.log.warning("discovery_failed", reason=str(error))
-                self._starts |= starts
-                asyncio.get_running_loop().call_later(AGAIN_AFTER, self._wanted.set)
+                self._failed(error, starts)
+                continue
+            for start in sorted(starts):
+                try:
+                    await self._find_below(start)
+                except OSError as error:
+                    self._failed(error, {start}, path=show(start))
+
+    def _failed(self, error: OSError, starts: set[bytes], **fields: str) -> None:
+        self.mount.log.warning("discovery_failed", reason=str(error), **fields)
+        self._starts |= starts
+        asyncio.get_running_loop().call_later(AGAIN_AFTER, self._wanted.set)
 
     async def changed(self, path: bytes) -> bool:
-        """Whether a growing directory is another on the server than the last time. Raises OSError, MountGone."""
+        """Whether a growing directory is another on the server than last time. Raises Refused, OSError, MountGone."""
         stamps = await self.mount.with_layers(partial(_stamps, path))
         if stamps == self.growing[path]:
             return False
@@ -98,7 +106,7 @@ class Finder:
         while (batch := await mount.run(next, batches, None)) is not None:
             for path in batch:
                 if policy.is_growing(path) and path not in self.growing:
-                    self.growing[path] = await mount.with_layers(partial(_stamps, path))
+                    self.growing[path] = await self._stamps_of(path)
             promotable = [path for path in batch if policy.may_promote(path)]
             self.always.update(path for path in promotable if self._is_always(path))
             if self.source is not None:
@@ -108,6 +116,17 @@ class Finder:
             await asyncio.sleep(_PAUSE)
         if walk.truncated:
             mount.log.warning("discovery_truncated", path=show(start), reason="heat.max_directories is reached")
+
+    async def _stamps_of(self, path: bytes) -> tuple[Stamp, ...]:
+        """What a growing directory looks like now; none where that cannot be told, so that it has changed once it can.
+
+        Raises MountGone.
+        """
+        try:
+            return await self.mount.with_layers(partial(_stamps, path))
+        except (Refused, OSError) as error:
+            self.mount.log.warning("discovery_failed", path=show(path), reason=str(error))
+            return ()
 
     def _is_always(self, path: bytes) -> bool:
         rule = self.mount.policy.rule_for(path)

@@ -74,6 +74,7 @@ class Handlers:
                 {"path": show(record.path), "state": record.state.value, "reason": record.reason}
                 for record in troubled[:_TOP]
             ],
+            "troubled_total": len(troubled),
             "heat_source": None if source is None else asdict(source),
             "stuck": [{"call": call, "seconds": seconds} for call, seconds in mount.pool.stuck()],
         }

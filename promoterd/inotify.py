@@ -178,10 +178,6 @@ class Inotify:
         with self._in_use() as own, open(f"/proc/self/fdinfo/{own}", "rb") as lines:
             return dict(found for found in map(parse_watch, lines) if found)
 
-    def own_identity(self, wd: int) -> WatchedInode | None:
-        """The inode behind a watch; None where the kernel has dropped it."""
-        return self.identities().get(wd)
-
     def close(self) -> None:
         """Drop all watches; may be called twice."""
         with self._lock:

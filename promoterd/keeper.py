@@ -244,8 +244,7 @@ class Keeper:
 
     async def _close(self, mount: Mounted, stack: ExitStack) -> None:
         # a call that nobody awaits any more may still be changing the upper layer: the lock is kept till then (R12)
-        while mount.pool.running:  # noqa: ASYNC110 - the pool has nothing to wait for, and this is rare
-            await asyncio.sleep(0.01)
+        await mount.pool.drain()
         try:
             await self._opener.run(stack.close)
         except PoolClosed:  # the daemon ends, and the lock with it

@@ -148,7 +148,7 @@ class Mounted:
             self.followed.update(fresh)
             with self.ledger.transaction():
                 for path in fresh:
-                    self.upper_ledger.put_ancestor(path, {})
+                    self.upper_ledger.put_ancestor(path)
 
     def follow_no_more(self, paths: Sequence[bytes]) -> None:
         """These directories are gone, or need it no more."""

@@ -83,30 +83,34 @@ class Offline:
         chain = [ancestor for ancestor in ancestors(path) if self._is_ours(ancestor)] + [path]
         for directory in chain:
             self._check(directory)
-        self._book.begin(path, "reopen", "unmark", time.time())
-        reopen_unmounted(self._layers, chain)
+        reopen_unmounted(self._layers, chain, begin=lambda: self._book.begin(path, "reopen", "unmark", time.time()))
         self._book.forget(*chain)
         self._book.undefer(*chain)
         self._book.finish(path)
         return chain
 
-    def reopen_all(self) -> list[bytes]:
-        """Reopen everything that is complete by our marks."""
+    def reopen_all(self) -> tuple[list[bytes], list[tuple[bytes, Refused]]]:
+        """Reopen everything that is complete by our marks; what is merged again, and what is refused."""
         return self._reopen_those(sorted(marks_below(self._layers, b"")))
 
-    def reopen_deferred(self) -> list[bytes]:
-        """Reopen what had to wait for this."""
+    def reopen_deferred(self) -> tuple[list[bytes], list[tuple[bytes, Refused]]]:
+        """Reopen what had to wait for this; what is merged again, and what is refused and waits on."""
         waiting = [deferred.path for deferred in self._book.deferred()]
-        reopened = self._reopen_those(waiting)
-        self._book.undefer(*waiting)
-        return reopened
+        reopened, refused = self._reopen_those(waiting)
+        self._book.undefer(*set(waiting).difference(path for path, _ in refused))
+        return reopened, refused
 
-    def _reopen_those(self, paths: Sequence[bytes]) -> list[bytes]:
+    def _reopen_those(self, paths: Sequence[bytes]) -> tuple[list[bytes], list[tuple[bytes, Refused]]]:
         done: list[bytes] = []
+        refused: list[tuple[bytes, Refused]] = []
         for path in paths:
-            if self._is_ours(path):
+            if not self._is_ours(path):
+                continue
+            try:
                 done.extend(self.reopen(path))
-        return done
+            except Refused as refusal:
+                refused.append((path, refusal))
+        return done, refused
 
     def _overlay(self) -> mounts.Overlay:
         return mounts.unmounted_overlay(self._upper_path, self._lower_paths)

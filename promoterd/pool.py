@@ -10,7 +10,7 @@ import contextvars
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -32,7 +32,6 @@ class PoolClosed(RuntimeError):
 class _Call:
     work: Callable[[], Any]
     description: str
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Any]
     context: contextvars.Context = field(default_factory=contextvars.copy_context)
     started: float = 0.0
@@ -62,14 +61,15 @@ class Pool:
         self._threads = 0
         self._idle = 0
         self._closed = False
+        self._drained: list[asyncio.Future[None]] = []
 
     async def run(self, work: Callable[[*Ts], T], *args: *Ts, what: str | None = None) -> T:
         """Call ``work`` in a thread, with the caller's context variables, and wait for what it returns or raises.
 
         ``what`` describes the call for :meth:`stuck`; by default its name and its paths do. Raises PoolClosed.
         """
-        loop = asyncio.get_running_loop()
-        call = _Call(partial(work, *args), what or _describe(work, args), loop, loop.create_future())
+        future = asyncio.get_running_loop().create_future()
+        call = _Call(partial(work, *args), what or _describe(work, args), future)
         with self._wake:
             if self._closed:
                 raise PoolClosed(self.name)
@@ -94,29 +94,43 @@ class Pool:
         return sorted((entry for entry in running if entry[1] >= self.stuck_after), key=lambda entry: -entry[1])
 
     @property
-    def is_stuck(self) -> bool:
-        """Whether no thread is left to take a call."""
-        return len(self.stuck()) >= self.workers
-
-    @property
     def running(self) -> int:
         """Calls in a thread."""
         return len(self._running)
 
-    @property
-    def backlog(self) -> int:
-        """Calls that wait for a thread."""
-        return len(self._waiting)
+    async def drain(self) -> None:
+        """Take no more calls, let those that wait see PoolClosed, and return when no thread runs one.
+
+        Who awaits a running call gets what it returns or raises, and a call that nobody awaits any more is waited for
+        as well. The pool refuses calls from then on, also where the drain is cancelled.
+        """
+        drained = asyncio.get_running_loop().create_future()
+        with self._wake:
+            refused = self._refuse()
+            if self._running:
+                self._drained.append(drained)
+            else:
+                drained.set_result(None)
+        self._abandon(refused)
+        await drained
 
     def close(self) -> None:
         """Take no more calls, and let everyone who awaits one see PoolClosed. Joins nothing."""
         with self._wake:
-            self._closed = True
-            abandoned = [*self._waiting, *self._running]
-            self._waiting.clear()
-            self._wake.notify_all()
-        for call in abandoned:
-            _deliver(call, None, PoolClosed(self.name))
+            abandoned = [*self._refuse(), *self._running]
+        self._abandon(abandoned)
+
+    def _refuse(self) -> list[_Call]:
+        """Take no more calls; returns those that waited, and wait no longer."""
+        self._closed = True
+        refused = list(self._waiting)
+        self._waiting.clear()
+        self._wake.notify_all()
+        return refused
+
+    def _abandon(self, calls: Iterable[_Call]) -> None:
+        for call in calls:
+            _deliver(call.future, None, PoolClosed(self.name))
 
     def _serve(self) -> None:
         while (call := self._next()) is not None:
@@ -127,7 +141,10 @@ class Pool:
                 error = caught
             with self._wake:
                 del self._running[call]
-            _deliver(call, result, error)
+                drained = [] if self._running else self._drained.copy()
+            _deliver(call.future, result, error)
+            for future in drained:
+                _deliver(future, None, None)
             del call, result, error  # an idle thread must not keep the last result alive
 
     def _next(self) -> _Call | None:
@@ -147,9 +164,9 @@ class Pool:
                     return call
 
 
-def _deliver(call: _Call, result: object, error: BaseException | None) -> None:
+def _deliver(future: asyncio.Future[Any], result: object, error: BaseException | None) -> None:
     try:
-        call.loop.call_soon_threadsafe(_settle, call.future, result, error)
+        future.get_loop().call_soon_threadsafe(_settle, future, result, error)
     except RuntimeError:  # the loop was closed meanwhile, and nobody waits
         return
 

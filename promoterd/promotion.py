@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from promoterd.backends.base import Busy, Plan
-from promoterd.errors import MountGone, PromoterdError, Refused, TripWire
+from promoterd.errors import LedgerError, MountGone, PromoterdError, Refused, TripWire
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, show
@@ -71,14 +71,16 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
         done = Promotion(path, Outcome.BUSY, reason=busy.message, hint=busy.hint)
         _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
     except TripWire as tripped:
-        mount.book.move(path, State.HOT, now=mount.clock(), reason=tripped.message, retry_at=None)
+        now, reason = mount.clock(), tripped.message
+        mount.book.move(path, State.HOT, now=now, reason=reason, retry_at=None, regardless=True)
         raise
     except (MountGone, PoolClosed):
         raise
     except OSError as error:
         done = _failed(mount, path, error)
     except Exception as error:
-        _failed(mount, path, error)
+        if not (isinstance(error, LedgerError) and mount.book.is_marked(path)):  # else it is done, but not written down
+            _failed(mount, path, error)
         raise
     finally:
         mount.busy.discard(path)
@@ -117,9 +119,11 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
         mount.upper_ledger.step(path, "mark")
         marked = await _complete(mount, plan)
     finally:
-        if not marked:
-            mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
-        await mount.hear([directory for directory in closure if directory not in marked])
+        try:
+            await mount.hear([directory for directory in closure if directory not in marked])
+        finally:
+            if not marked:
+                mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
     entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
     now = mount.clock()
     for directory in marked:
@@ -133,6 +137,7 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
             attempts=0,
             retry_at=None,
             backend=mount.backend.name,
+            regardless=True,
         )
     mount.follow_no_more(marked)
     mount.upper_ledger.finish(path)
@@ -147,11 +152,34 @@ async def _complete(mount: Mounted, plan: Plan) -> list[bytes]:
     try:
         return await mount.run(mount.backend.complete, plan)
     except OSError as error:
-        if error.errno != errno.EIO:
+        if error.errno not in (errno.EIO, errno.ESTALE):
+            raise
+        if error.errno == errno.ESTALE and await _has_changed(mount, plan):
             raise
         mount.trip(f"{error.strerror} in {show(plan.path)} when its shadows were verified")
         mount.check_not_paused()
         raise
+
+
+async def _has_changed(mount: Mounted, plan: Plan) -> bool:
+    """Whether the server has replaced, changed or deleted a directory of the plan since it was listed.
+
+    A merged directory whose lower one was replaced answers ESTALE, and so does lower itself.
+    """
+
+    def changed(layers: Layers) -> bool:
+        return any(
+            layers.contributing(directory.path) != directory.layers
+            or layers.stamps(directory.path, directory.layers) != directory.listing.stamps
+            for directory in plan.directories
+        )
+
+    try:
+        return await mount.with_layers(changed)
+    except Refused:
+        return True
+    except OSError as error:
+        return error.errno == errno.ESTALE
 
 
 async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None:
@@ -171,13 +199,14 @@ async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None
 
 
 def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, retry_at: float) -> None:
+    """The state that an attempt ended in, known also where it cannot be written down: raises LedgerError afterwards."""
     record = mount.book.get(path)
     attempts = (record.attempts if record is not None else 0) + 1
-    mount.upper_ledger.finish(path)
-    reason = error.fields.get("reason")
+    reason = str(error.fields.get("reason") or error.message)
     mount.book.move(
-        path, state, now=mount.clock(), reason=str(reason or error.message), attempts=attempts, retry_at=retry_at
+        path, state, now=mount.clock(), reason=reason, attempts=attempts, retry_at=retry_at, regardless=True
     )
+    mount.upper_ledger.finish(path)
 
 
 def _backoff(mount: Mounted, path: bytes) -> float:

@@ -80,8 +80,8 @@ class Rechecker:
         for path in self._due(self.finder.growing, now):
             try:
                 changed = await self.finder.changed(path)
-            except Refused as refused:
-                self.mount.log.warning("recheck_failed", path=show(path), reason=refused.message)
+            except (Refused, OSError) as error:
+                self.mount.log.warning("recheck_failed", path=show(path), reason=str(error))
                 continue
             if changed:
                 self.mount.log.info("growing_changed", path=show(path), reason="the server changed it")

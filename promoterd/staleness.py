@@ -157,7 +157,7 @@ async def _was_rewritten(mount: Mounted, path: bytes, verify: Collection[bytes])
         return False
     try:
         name = await rewritten(mount, path)
-    except OSError as error:
+    except (Refused, OSError) as error:
         mount.log.warning("recheck_failed", path=show(path), reason=str(error))
         return False
     if name is not None:
@@ -189,9 +189,10 @@ async def _reopen_or_say(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
         return await reopen_wanted(mount, *paths)
     except MountGone:
         raise
-    except PromoterdError as error:
+    except (PromoterdError, OSError) as error:
         now = mount.clock()
-        reason = f"reopening is deferred: {error.fields.get('reason', error.message)}"
+        why = error.fields.get("reason", error.message) if isinstance(error, PromoterdError) else error
+        reason = f"reopening is deferred: {why}"
         mount.book.move_all(paths, State.STALE, now=now, reason=reason, last_checked=now)
         return []
 
@@ -214,22 +215,40 @@ async def _remove_ghosts(mount: Mounted, findings: Sequence[Finding], checked: i
     for root in roots:
         if overlaps(root, mount.busy):
             continue
-        async with mount.changing:
-            removed = await mount.with_layers(
-                partial(ghosts.remove_ghost, path=root, scratch_name=mount.policy.scratch_bytes)
-            )
-        mount.metrics.ghosts_removed(removed.shadows)
-        mount.log.warning(
-            "ghost_removed",
-            path=show(root),
-            shadows=removed.shadows,
-            kept=[display(path) for path in removed.kept[:10]],
-            reason="the server has deleted it",
+        try:
+            await _remove_ghost(mount, root)
+        except (Refused, OSError) as error:
+            mount.log.warning("recheck_failed", path=show(root), reason=f"its shadows cannot be removed: {error}")
+            _look_again_later(mount, [finding.path for finding in findings if finding.ghost == root])
+
+
+async def _remove_ghost(mount: Mounted, root: bytes) -> None:
+    """Remove what the server has deleted, and forget it. Raises Refused, OSError, MountGone."""
+    async with mount.changing:
+        removed = await mount.with_layers(
+            partial(ghosts.remove_ghost, path=root, scratch_name=mount.policy.scratch_bytes)
         )
-        gone = [record.path for record in mount.book.in_states(set(State)) if is_below(record.path, root)]
-        mount.book.forget(gone, reason="the server has deleted it")
-        mount.upper_ledger.undefer(*gone)
-        mount.follow_no_more([path for path in mount.followed if is_below(path, root)])
+    mount.metrics.ghosts_removed(removed.shadows)
+    mount.log.warning(
+        "ghost_removed",
+        path=show(root),
+        shadows=removed.shadows,
+        kept=[display(path) for path in removed.kept[:10]],
+        reason="the server has deleted it",
+    )
+    gone = [record.path for record in mount.book.in_states(set(State)) if is_below(record.path, root)]
+    mount.book.forget(gone, reason="the server has deleted it")
+    mount.upper_ledger.undefer(*gone)
+    mount.follow_no_more([path for path in mount.followed if is_below(path, root)])
+
+
+def _look_again_later(mount: Mounted, paths: Sequence[bytes]) -> None:
+    """What could not be dealt with now is due again after its interval, and not at each look."""
+    now = mount.clock()
+    for path in paths:
+        record = mount.book.get(path)
+        if record is not None:
+            mount.book.move(path, record.state, now=now, reason=record.reason, last_checked=now)
 
 
 async def follow(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
@@ -244,6 +263,6 @@ async def follow(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
                 mount.log.info("directory_follows", path=show(path), reason="the server changed its attributes")
         except FileNotFoundError:
             mount.follow_no_more([path])
-        except OSError as error:
+        except (Refused, OSError) as error:
             mount.log.warning("follow_failed", path=show(path), reason=str(error))
     return followed

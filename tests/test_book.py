@@ -6,6 +6,7 @@ import pytest
 import structlog
 
 from promoterd.book import Book
+from promoterd.errors import LedgerError
 from promoterd.ledger import DirectoryRecord, Ledger
 from promoterd.states import MARKED, State, may_follow
 
@@ -130,3 +131,30 @@ def test_every_state_can_be_left_and_none_is_skipped() -> None:
     assert not may_follow(State.COLD, State.ACTIVE), "what is active was complete before"
     assert not may_follow(State.ACTIVE, State.HOT), "a mark goes by being reopened"
     assert not may_follow(State.STALE, State.SHADOWING)
+
+
+def is_full(_records: object) -> None:
+    raise LedgerError(path="/state/ledger.sqlite", reason="database or disk is full")
+
+
+def test_what_cannot_be_written_down_has_not_happened(noted: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted.book.move(A, State.HOT, now=1.0)
+    said, changes = len(noted.said.entries), len(noted.changes)
+    with monkeypatch.context() as full:
+        full.setattr(noted.book.ledger, "put_all", is_full)
+        with pytest.raises(LedgerError):
+            noted.book.move_all([A, B], State.SHADOWING, now=2.0)
+    assert (noted.book.state(A), noted.book.state(B)) == (State.HOT, State.COLD)
+    assert (len(noted.said.entries), len(noted.changes)) == (said, changes)
+    noted.book.move_all([A, B], State.SHADOWING, now=3.0)
+    assert (noted.book.state(A), noted.book.state(B)) == (State.SHADOWING, State.SHADOWING)
+
+
+def test_what_is_so_already_is_known_all_the_same(noted: Noted, monkeypatch: pytest.MonkeyPatch) -> None:
+    noted.book.move(A, State.SHADOWING, now=1.0)
+    with monkeypatch.context() as full:
+        full.setattr(noted.book.ledger, "put_all", is_full)
+        noted.book.move(A, State.FAILED, now=2.0, reason="full", retry_at=9.0, regardless=True)
+    assert noted.book.state(A) is State.FAILED
+    assert noted.changes[-1] == (State.SHADOWING, State.FAILED)
+    assert len(noted.events("ledger_behind")) == 1

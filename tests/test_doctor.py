@@ -1,5 +1,7 @@
+import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -110,6 +112,31 @@ def test_for_programs(make_overlay: MakeOverlay) -> None:
     assert overlay["writer"] is None
 
 
+def test_heat_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "read_overlays", list)
+    report = doctor.examine()
+    assert report.to_dict()["heat_sources"] == {"inotify": {"fit": True, "reason": None}}
+    assert re.search(r"heat source inotify\W+fit\b", rendered(report))
+
+    def no_limit() -> int:
+        raise OSError(errno.ENOENT, "No such file or directory")
+
+    def names() -> list[str]:
+        return ["gone", "inotify"]
+
+    monkeypatch.setattr("promoterd.heat.inotify.watch_limit", no_limit)
+    monkeypatch.setattr("promoterd.heat.base.names", names)
+    report = doctor.examine()
+    text = rendered(report)
+    assert report.heat_sources == {
+        "gone": "there is no heat source gone",
+        "inotify": "this kernel has no inotify: [Errno 2] No such file or directory",
+    }
+    assert re.search(r"heat source gone\W+unfit: there is no heat source gone; name another in the policy", text)
+    assert "unfit: this kernel has no inotify" in text
+    assert json.loads(json.dumps(report.to_dict()))["heat_sources"]["inotify"]["fit"] is False
+
+
 def test_a_running_writer_is_named(make_overlay: MakeOverlay) -> None:
     made = make_overlay({})
     with WriterLock(made.upper):
@@ -137,4 +164,5 @@ def test_without_privileges_it_explains_and_does_not_fail(make_overlay: MakeOver
     )
     assert done.returncode == 0, done.stderr
     assert "lacks CAP_SYS_ADMIN" in done.stdout
+    assert "processes that may not be looked into" in done.stdout
     assert "Traceback" not in done.stderr

@@ -149,14 +149,12 @@ def test_identities_are_those_of_the_live_watches(instance: Inotify, tmp_path: P
         directory.mkdir()
     wds = [watch(instance, directory) for directory in directories]
     status = os.stat(directories[1])
-    found = instance.own_identity(wds[1])
-    assert found is not None
+    found = instance.identities()[wds[1]]
     assert found.ino == status.st_ino
     # the kernel's own dev_t: 12 bits of major above 20 of minor (include/linux/kdev_t.h)
     assert found.sdev == os.major(status.st_dev) << 20 | os.minor(status.st_dev)
     directories[0].rmdir()
     assert set(instance.identities()) == set(wds[1:])
-    assert instance.own_identity(wds[0]) is None
 
 
 def test_fdinfo_lines_of_other_kinds_are_none() -> None:

@@ -14,11 +14,14 @@ from promoterd.errors import AlreadyLocked, Refused, UsageError
 from promoterd.ledger import DirectoryRecord, Ledger
 from promoterd.offline import Offline
 from promoterd.opening import identify_upper, known_upper
-from promoterd.overlay import syscalls
+from promoterd.overlay import rolls, syscalls
 from promoterd.overlay.lock import WriterLock
+from promoterd.overlay.mounts import overlay_at
 from promoterd.states import State
+from support.commands import promoterd
 from support.overlays import MountedOverlay, unmount
 from support.promotions import Bench, assert_marks_are_sound, assert_same_view, xattr
+from support.sites import Site
 from support.trees import files
 
 LIB, SUB = b"opt/lib", b"opt/lib/sub"
@@ -46,6 +49,10 @@ def seen(bench: Bench, ledger: Ledger) -> str:
 
 def offline(bench: Bench, ledger: Ledger, *lowers: bytes) -> Offline:
     return Offline(ledger, bench.mounted.upper, lowers)
+
+
+def lose_roll(mounted: MountedOverlay, path: bytes) -> None:
+    os.unlink(mounted.upper + b"/" + os.fsencode(rolls.place(overlay_at(mounted.mountpoint), path)))
 
 
 class TestReopening:
@@ -80,7 +87,7 @@ class TestReopening:
         before = bench.view()
         bench.mounted.umount()
         with offline(bench, ledger) as layers:
-            assert layers.reopen_all() == [LIB, SUB]
+            assert layers.reopen_all() == ([LIB, SUB], [])
         bench.mounted.mount()
         bench.refresh()
         assert_same_view(before, bench.view())
@@ -94,8 +101,8 @@ class TestReopening:
         book.defer(b"opt/gone", "somebody may write", time.time())
         bench.mounted.umount()
         with offline(bench, ledger) as layers:
-            assert layers.reopen_deferred() == [LIB, SUB]
-            assert layers.reopen_deferred() == []
+            assert layers.reopen_deferred() == ([LIB, SUB], [])
+            assert layers.reopen_deferred() == ([], [])
         assert book.deferred() == []
         assert book.unfinished() == []
         assert [record.path for record in book.directories()] == [SUB + b"/deep"]
@@ -150,7 +157,7 @@ class TestReopening:
         assert_same_view(before, bench.view())
         bench.mounted.umount()
         with offline(bench, ledger) as layers:
-            assert layers.reopen_all() == [SUB + b"/deep"]
+            assert layers.reopen_all() == ([SUB + b"/deep"], [])
         bench.mounted.mount()
         bench.refresh()
         assert_same_view(before, bench.view())
@@ -272,10 +279,63 @@ class TestRefusals:
         with offline(bench, ledger) as layers:
             with pytest.raises(Refused):
                 layers.reopen(b"opt/other")
-            assert layers.reopen_all() == []
+            assert layers.reopen_all() == ([], [])
         bench.mounted.mount()
         bench.refresh()
         assert differences(before, bench.view()) == []
+
+    @pytest.mark.parametrize("only_deferred", [False, True], ids=["all", "deferred"])
+    def test_one_that_is_refused_holds_up_no_other(
+        self, make_overlay: MakeOverlay, ledger: Ledger, *, only_deferred: bool
+    ) -> None:
+        bench = Bench(make_overlay({"a": files(3), "b": files(3)}))
+        book = ledger.of(seen(bench, ledger))
+        for path in (b"a", b"b"):
+            bench.promote(path)
+            book.defer(path, "somebody may write", time.time())
+        lose_roll(bench.mounted, b"a")
+        os.unlink(bench.mounted.at("a/f0001"))
+        Path(os.fsdecode(bench.mounted.on_server("a/new"))).write_bytes(b"new")
+        bench.mounted.umount()
+        with offline(bench, ledger) as layers:
+            done, refused = layers.reopen_deferred() if only_deferred else layers.reopen_all()
+        assert done == [b"b"]
+        assert [(path, "roll" in str(error.fields["reason"])) for path, error in refused] == [(b"a", True)]
+        assert [deferred.path for deferred in book.deferred()] == [b"a"]
+        assert book.unfinished() == [], "nothing was changed there, so there is nothing to finish"
+        bench.mounted.mount()
+        assert assert_marks_are_sound(bench.mounted, deleted=[b"a/f0001", b"a/new"]) == [b"a"]
+
+    def test_refusals_are_told_with_the_way_out(self, make_overlay: MakeOverlay, tmp_path: Path) -> None:
+        site = Site(make_overlay({"app": {"a": files(2), "b": files(2)}}), tmp_path)
+        for name in ("a", "b"):
+            assert promoterd("promote", site.at(f"app/{name}"), "--config", site.config).code == 0
+        lose_roll(site.mounted, b"app/a")
+        Path(os.fsdecode(site.mounted.on_server("app/a/new"))).write_bytes(b"new")
+        site.mounted.umount()
+        words = ("reopen", "--offline", "--all", "--upper", os.fsdecode(site.mounted.upper), "--config", site.config)
+        first, again = promoterd(*words), promoterd(*words, "--json")
+        site.mounted.mount()
+        assert (first.code, again.code) == (Refused.exit_code, Refused.exit_code)
+        assert first.out.startswith("reopened /app/b\n")
+        said = " ".join(first.out.split())
+        assert "refused" in said
+        assert "/app/a" in said
+        assert "remove the directory from the upper layer" in said, "the way out"
+        assert (again.json["reopened"], again.json["deferred"]) == ([], [])
+        assert [row["path"] for row in again.json["refused"]] == ["/app/a"]
+
+    def test_a_refusal_leaves_what_was_begun_before_for_the_next_start(self, bench: Bench, ledger: Ledger) -> None:
+        book = ledger.of(seen(bench, ledger))
+        bench.promote(LIB)
+        book.begin(LIB, "promote", "shadow", time.time())
+        lose_roll(bench.mounted, LIB)
+        Path(os.fsdecode(bench.mounted.on_server(LIB + b"/new"))).write_bytes(b"new")
+        bench.mounted.umount()
+        with offline(bench, ledger) as layers, pytest.raises(Refused, match="roll"):
+            layers.reopen(LIB)
+        assert [(entry.path, entry.operation) for entry in book.unfinished()] == [(LIB, "promote")]
+        bench.mounted.mount()
 
     def test_no_upper_layer(self, ledger: Ledger, tmp_path: Path) -> None:
         for path in (b"/nonexistent", b"/dev/null"):

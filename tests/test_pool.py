@@ -68,7 +68,7 @@ def test_results_errors_and_context_come_through() -> None:
         assert await pool.run(mount.get) == "/mnt/app"
         with pytest.raises(RuntimeError, match="StopIteration"):
             await pool.run(next, iter(()))
-        assert (pool.running, pool.backlog) == (0, 0)
+        assert (pool.running, len(pool._waiting)) == (0, 0)
         pool.close()
 
     run(main)
@@ -126,12 +126,11 @@ def test_stuck_calls_are_named_and_other_pools_go_on(gate: Gate) -> None:
         await asyncio.to_thread(gate.entered.acquire)
         now += 20
         assert stuck.stuck() == [("Gate.block /opt/\\xff", 30.0)]
-        assert [pool.is_stuck for pool in (stuck, healthy)] == [False, False]
         now += 10
         assert stuck.stuck() == [("Gate.block /opt/\\xff", 40.0), ("listing of /opt", 30.0)]
-        assert [pool.is_stuck for pool in (stuck, healthy)] == [True, False]
+        assert healthy.stuck() == []
         assert stuck.running == 2
-        assert stuck.backlog == 1
+        assert len(stuck._waiting) == 1
         assert await healthy.run(os.getpid) == os.getpid()
         assert not third.done()
         gate.open()
@@ -154,12 +153,12 @@ def test_a_cancelled_awaiter_leaves_its_thread_alone_and_its_place_in_the_queue_
         dropped = [asyncio.ensure_future(pool.run(ran.append, "dropped")) for _ in range(5)]
         kept = asyncio.ensure_future(pool.run(ran.append, "kept"))
         await asyncio.sleep(0)
-        assert pool.backlog == 6
+        assert len(pool._waiting) == 6
         for task in (blocked, *dropped):
             task.cancel()
         done = await asyncio.gather(blocked, *dropped, return_exceptions=True)
         assert all(isinstance(result, asyncio.CancelledError) for result in done)
-        assert (pool.running, pool.backlog) == (1, 1)
+        assert (pool.running, len(pool._waiting)) == (1, 1)
         gate.open()
         await kept
         assert ran == ["kept"]
@@ -185,6 +184,75 @@ def test_closing_joins_nothing_and_tells_everyone_who_waits(gate: Gate) -> None:
         assert pool.running == 1
         gate.open()
         await until(lambda: pool.running == 0)
+
+    run(main)
+
+
+def test_draining_refuses_what_waits_and_waits_for_what_runs(gate: Gate) -> None:
+    ran: list[str] = []
+
+    async def main() -> None:
+        pool, sooner = Pool("mnt", 2), Gate()
+        awaited, early = (asyncio.ensure_future(pool.run(held.block)) for held in (gate, sooner))
+        for held in (gate, sooner):
+            await asyncio.to_thread(held.entered.acquire)
+        waiting = asyncio.ensure_future(pool.run(ran.append, "waiting"))
+        await asyncio.sleep(0)
+        drains = [asyncio.ensure_future(pool.drain()) for _ in range(2)]
+        with pytest.raises(PoolClosed, match="mnt"):
+            await waiting
+        with pytest.raises(PoolClosed):
+            await pool.run(ran.append, "new")
+        sooner.open()
+        assert await early == "through"
+        await asyncio.sleep(0.05)
+        assert [drain.done() for drain in drains] == [False, False]
+        gate.open()
+        await asyncio.gather(*drains)
+        assert pool.running == 0
+        assert awaited.result() == "through", "what a drained pool has done is told before it counts as drained"
+        assert ran == []
+        await pool.drain()
+        pool.close()
+        await until(lambda: pool._threads == 0)
+
+    run(main)
+
+
+def test_a_call_that_nobody_awaits_any_more_is_drained_too(gate: Gate) -> None:
+    async def main() -> None:
+        pool = Pool("mnt", 1)
+        dropped = asyncio.ensure_future(pool.run(gate.block))
+        await asyncio.to_thread(gate.entered.acquire)
+        dropped.cancel()
+        drain = asyncio.ensure_future(pool.drain())
+        await asyncio.sleep(0.05)
+        assert not drain.done()
+        gate.open()
+        await drain
+        assert pool.running == 0
+
+    run(main)
+
+
+def test_a_drain_that_is_given_up_leaves_the_pool_to_be_closed(gate: Gate) -> None:
+    async def main() -> None:
+        pool = Pool("mnt", 1)
+        running = asyncio.ensure_future(pool.run(gate.block))
+        await asyncio.to_thread(gate.entered.acquire)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(pool.drain(), 0.05)
+        with pytest.raises(PoolClosed):
+            await pool.run(os.getpid)
+        assert not running.done()
+        again = asyncio.ensure_future(pool.drain())
+        await asyncio.sleep(0)
+        pool.close()
+        with pytest.raises(PoolClosed):
+            await running
+        assert not again.done(), "its thread has not come back"
+        gate.open()
+        await again
 
     run(main)
 
@@ -251,7 +319,7 @@ def test_a_server_that_stops_answering_leaves_the_loop_alone(tmp_path: Path) -> 
         os.kill(lower.pid, signal.SIGSTOP)
         try:
             hanging = asyncio.ensure_future(pool.run(os.stat, os.fsencode(tmp_path / "mount" / "file")))
-            await until(lambda: pool.is_stuck)
+            await until(lambda: len(pool.stuck()) == pool.workers)
             ((description, seconds),) = pool.stuck()
             assert description.endswith("/mount/file")
             assert seconds >= 0.2

@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from promoterd.backends.base import Plan
-from promoterd.errors import Refused, TripWire
+from promoterd.errors import LedgerError, Refused, TripWire
 from promoterd.promotion import RETRY_FIRST, Outcome, Promotion, promote
+from promoterd.queueing import is_due
+from promoterd.reconcile import reconcile
 from promoterd.states import State
 from support.mounts import taken
 from support.overlays import MountedOverlay
@@ -78,11 +80,11 @@ def test_a_shadow_that_reads_wrong_is_never_marked(make_overlay: MakeOverlay, mo
         assert assert_marks_are_sound(mounted) == []
 
 
-@pytest.mark.parametrize(("error", "trips"), [(errno.EIO, True), (errno.ESTALE, False), (errno.ENOSPC, False)])
+@pytest.mark.parametrize(("error", "trips"), [(errno.EIO, True), (errno.ESTALE, True), (errno.ENOSPC, False)])
 def test_what_fails_when_the_shadows_are_verified(
     make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch, error: int, trips: bool
 ) -> None:
-    """EIO comes from a disk, or from what we copied up ourselves: that trips the wire (R15)."""
+    """EIO and ESTALE come from a disk, or from what we copied up ourselves: that trips the wire (R15)."""
     mounted = make_overlay({"app": {"lib": files(2)}})
 
     def fail(_plan: Plan) -> list[bytes]:
@@ -97,6 +99,35 @@ def test_what_fails_when_the_shadows_are_verified(
             assert asyncio.run(promote(mount, LIB)).outcome is Outcome.FAILED
     with taken(mounted) as mount:
         assert mount.tripped is trips, "a restart is no reason to go on"
+
+
+@pytest.mark.parametrize("change", ["replaced", "deleted", "written in"])
+@pytest.mark.parametrize(("error", "trips"), [(errno.EIO, True), (errno.ESTALE, False)])
+def test_a_stale_handle_of_what_the_server_changed_is_a_failure_like_any_other(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch, change: str, error: int, *, trips: bool
+) -> None:
+    """R15: a server that exchanges a release meanwhile is no reason to stop; what is broken without a change is."""
+    mounted = make_overlay({"app": {"lib": files(2)}})
+    lower = mounted.on_server("app/lib")
+
+    def change_and_fail(_plan: Plan) -> list[bytes]:
+        if change == "written in":
+            os.mkdir(lower + b"/new")
+        else:
+            os.rename(lower, mounted.on_server("app/before"))
+        if change == "replaced":
+            os.mkdir(lower)
+        raise OSError(error, os.strerror(error))
+
+    with taken(mounted) as mount:
+        monkeypatch.setattr(mount.backend, "complete", change_and_fail)
+        if trips:
+            with pytest.raises(TripWire, match="its shadows were verified"):
+                asyncio.run(promote(mount, LIB))
+        else:
+            assert asyncio.run(promote(mount, LIB)).outcome is Outcome.FAILED
+            assert mount.book.state(LIB) is State.FAILED
+        assert mount.tripped is trips
 
 
 def test_the_end_of_the_daemon_stops_it_between_two_batches(make_overlay: MakeOverlay) -> None:
@@ -190,3 +221,47 @@ def test_what_is_not_there(make_overlay: MakeOverlay) -> None:
         assert done.outcome in (Outcome.FAILED, Outcome.REFUSED)
         assert mount.upper_ledger.unfinished() == []
         assert mount.paused is None
+
+
+@pytest.mark.parametrize("full_from", ["the start", "the copying", "the mark"])
+def test_a_ledger_that_cannot_be_written_leaves_nothing_that_is_never_tried_again(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch, full_from: str
+) -> None:
+    mounted = make_overlay({"app": {"lib": {**files(2), "sub": files(2)}}})
+
+    def fail(*_: object) -> None:
+        raise LedgerError(path="/state/ledger.sqlite", reason="database or disk is full")
+
+    with taken(mounted) as mount, monkeypatch.context() as full:
+
+        def fill() -> None:
+            for name in ("write", "write_many"):
+                full.setattr(mount.upper_ledger._database, name, fail)
+
+        def fill_and(complete: Callable[[Plan], list[bytes]], plan: Plan) -> list[bytes]:
+            marked = complete(plan)
+            fill()
+            return marked
+
+        if full_from == "the start":
+            mount.book.move(LIB, State.HOT, now=mount.clock())
+            fill()
+        elif full_from == "the mark":
+            full.setattr(mount.backend, "complete", partial(fill_and, mount.backend.complete))
+        with pytest.raises(LedgerError):
+            asyncio.run(promote(mount, LIB, progress=at_the_end(fill) if full_from == "the copying" else None))
+        full.undo()
+        assert mount.busy == set()
+        assert mount.book.state(LIB + b"/sub") is not State.SHADOWING
+        if full_from == "the mark":
+            assert mount.book.is_marked(LIB), "what is on disk is known (R10)"
+            assert mount.book.is_marked(LIB + b"/sub")
+        else:
+            assert mount.book.state(LIB) is State.FAILED
+            assert is_due(mount.book.get(LIB), mount.clock() + 2 * RETRY_FIRST)
+            assert asyncio.run(promote(mount, LIB)).outcome is Outcome.MARKED
+    with taken(mounted) as mount:
+        again = asyncio.run(reconcile(mount, rebuild=False))
+        assert again == ([LIB] if full_from == "the mark" else [])
+        assert mount.book.is_marked(LIB)
+        assert mount.book.is_marked(LIB + b"/sub")

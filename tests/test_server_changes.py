@@ -155,7 +155,8 @@ class Case:
 
     def ghost(self) -> bytes | None:
         with self.bench.layers() as layers:
-            return ghosts.ghost_root(layers, LIB) or ghosts.ghost_root(layers, LIB + b"/sub")
+            below = (b"apps", LIB, LIB + b"/sub")
+            return next((path for path in below if not layers.contributing(path)), None)
 
     def noticed(self) -> bool:
         if self.ghost() is not None:

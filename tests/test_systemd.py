@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from promoterd.errors import NotPermitted, PolicyError, UsageError
-from promoterd.overlay.fitness import NEEDED_CAPABILITIES, USEFUL_CAPABILITIES
+from promoterd.overlay.fitness_of_hosts import NEEDED_CAPABILITIES, USEFUL_CAPABILITIES
 from promoterd.policy import ControlPolicy, Policy
 
 SYSTEMD = Path(__file__).parents[1] / "systemd"

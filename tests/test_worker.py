@@ -64,15 +64,15 @@ def test_after_an_overflow_everything_is_reconsidered(make_overlay: MakeOverlay)
     with working(mounted) as (worker, source, metrics):
 
         async def overflow() -> None:
-            await until(lambda: source.watched() == 3)
+            await until(lambda: source.stats().armed == 3)
             # made on the server, in a directory that is not said to grow: nothing tells of it
             os.makedirs(mounted.on_server("app/new/deep"))
             mounted.cool()
             await asyncio.sleep(0.2)
-            assert source.watched() == 3
+            assert source.stats().armed == 3
             before = set(source.paths())
             worker.overflowed()
-            await until(lambda: source.watched() == 5)
+            await until(lambda: source.stats().armed == 5)
             assert set(source.paths()) - before == {b"app/new", b"app/new/deep"}
             os.listdir(mounted.at("app/lib"))
             await until(lambda: worker.tracker.heat(b"app/lib", time.time()) > 0)
@@ -87,7 +87,7 @@ def test_what_vanishes_is_forgotten(make_overlay: MakeOverlay) -> None:
     with working(mounted) as (worker, source, _):
 
         async def vanish() -> None:
-            await until(lambda: source.watched() == 2)
+            await until(lambda: source.stats().armed == 2)
             os.mkdir(mounted.at("app/made"))
             await until(lambda: b"app/made" in source.paths())
             os.listdir(mounted.at("app/made"))
@@ -116,7 +116,7 @@ def test_a_loop_that_is_woken_as_it_is_cancelled_ends(make_overlay: MakeOverlay,
 
         async def woken_and_cancelled() -> None:
             work = asyncio.create_task(worker.run(source, rebuild=False))
-            await until(lambda: source.watched() == 2)
+            await until(lambda: source.stats().armed == 2)
             await asyncio.sleep(0.2)
             worker.look()
             worker.appeared(b"app")

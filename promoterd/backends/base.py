@@ -151,11 +151,13 @@ class Backend(ABC):
         """The state of a directory, from disk."""
 
     @abstractmethod
-    def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
+    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Undo the completion of these directories, given top-down, while nothing can write there (R5, R6).
 
-        Nobody may have changed their names for ``quiet`` seconds, nor until the effect is proven. Raises Busy where it
-        did not take effect or somebody wrote meanwhile: the marks are then as before.
+        Nobody may have changed their names in the quiet period before, nor until the effect is proven. ``check_quiet``
+        raises Busy where somebody did in that period, which goes on; it is called once the directories are watched, and
+        before anything is changed. Raises Busy also where it did not take effect or somebody wrote meanwhile: the marks
+        are then as before. Raises Refused, before anything is changed.
         """
 
 

@@ -4,7 +4,7 @@ From the kernel branch ``ovl-finalize-dir`` of the linux-unionfs thread "overlay
 negative lookups" (2024); it was never merged, and the probe says so on every stock kernel.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from promoterd.backends.base import Busy, Plan, Terms
 from promoterd.backends.closure import plan_closure
@@ -41,9 +41,9 @@ class FinalizeBackend(UpperBackend):
                 raise Busy(path=show(directory.path), reason="the kernel has not marked it after a complete readdir")
         layers.sync_upper()
 
-    def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
+    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
-        reopen_upper(self.overlay, paths, quiet=quiet)
+        reopen_upper(self.overlay, paths, check_quiet=check_quiet)
 
     def _in_effect(self, layers: Layers, path: bytes) -> bool | None:
         """The directory stays merged, and no attribute tells whether the kernel acts on its mark already."""

@@ -1,6 +1,6 @@
 """``observe``: shadows nothing and marks nothing; says what would be done. The default for an unfit mount."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from promoterd.backends.base import Backend, MarkState, OnDisk, Plan, Terms
 from promoterd.backends.closure import plan_closure
@@ -40,6 +40,6 @@ class ObserveBackend(Backend):
         del layers, path
         return OnDisk(MarkState.NONE)
 
-    def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
+    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Nothing to undo."""
-        del paths, quiet
+        del paths, check_quiet

@@ -7,7 +7,7 @@ complete already.
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from promoterd.backends.base import Busy, Plan, PlannedDirectory, Terms
 from promoterd.backends.closure import plan_closure
@@ -79,6 +79,6 @@ class OpaqueBackend(UpperBackend):
                 xattrs.put(xattrs.descriptor(opened), xattrs.OPAQUE, self.mark_value)
         layers.sync_upper()
 
-    def reopen(self, paths: Sequence[bytes], *, quiet: float) -> None:
+    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
-        reopen_upper(self.overlay, paths, quiet=quiet)
+        reopen_upper(self.overlay, paths, check_quiet=check_quiet)

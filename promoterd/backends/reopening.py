@@ -49,18 +49,20 @@ class _Undoing:
     stale: list[tuple[str, int]] = field(default_factory=list)
 
 
-def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, quiet: float) -> None:
+def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
     """Undo the marks of ``paths``, given top-down, on the live mount.
 
-    Nobody may have written there for ``quiet`` seconds, nor until the effect is proven. Raises Busy where somebody did,
-    or where a process holds a directory: the marks are then as before. Raises Refused, before anything is changed.
+    Nobody may have written there in the quiet period before, which ``check_quiet`` knows, nor until the effect is
+    proven. Raises Busy where somebody did, or where a process holds a directory: the marks are then as before. Raises
+    Refused, before anything is changed.
     """
     with ExitStack() as stack:
         layers = stack.enter_context(Layers(overlay))
-        gate = stack.enter_context(UpperGate(layers.upper, paths))
-        time.sleep(quiet)
-        if gate.changed():
-            raise Busy(path=show(paths[0]), reason=f"somebody wrote there in the last {quiet:g} s")
+        try:
+            gate = stack.enter_context(UpperGate(layers.upper, paths))
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise Refused(path=show(paths[-1]), reason="it, or one above it, is not in upper any more") from error
+        check_quiet()  # not before the gate is there: in between somebody could write unheard
         undoings = [_prepare(layers, path, stack) for path in paths]
         for undoing in undoings:
             if undoing.merged and activation.mark_in_effect(layers.root, layers.upper, undoing.path) is None:
@@ -68,13 +70,14 @@ def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, quiet: float) -> N
         _undo(layers, undoings, gate)
 
 
-def reopen_unmounted(layers: Layers, paths: Sequence[bytes]) -> None:
+def reopen_unmounted(layers: Layers, paths: Sequence[bytes], *, begin: Callable[[], None] = lambda: None) -> None:
     """Undo the marks of ``paths``, given top-down, in the layers of an overlay that is not mounted anywhere.
 
-    Raises Refused, before anything is changed, and OSError.
+    ``begin`` is called before the first change. Raises Refused, before that, and OSError.
     """
     with ExitStack() as stack:
         undoings = [_prepare(layers, path, stack) for path in paths]
+        begin()
         _unmark(layers, undoings, None)
         for undoing in undoings:
             _forget(layers, undoing)

@@ -80,9 +80,9 @@ def log_errors_only() -> None:
 
 async def _until_idle(pool: Pool) -> None:
     """A call that nobody awaits any more is not cut off in the middle, unless its server does not answer."""
-    deadline = time.monotonic() + _CLOSE_PATIENCE
-    while pool.running and time.monotonic() < deadline:  # noqa: ASYNC110 - a pool has no event for it
-        await asyncio.sleep(0.01)
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_CLOSE_PATIENCE):
+            await pool.drain()
 
 
 class _Interruption:

@@ -40,7 +40,11 @@ def status(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
     for mount in answer["mounts"]:
         yield ""
         yield _mount(mount)
-        yield from _with_reasons("troubled", mount.get("troubled", ()))
+        troubled = mount.get("troubled", ())
+        yield from _with_reasons("troubled", troubled)
+        more = mount.get("troubled_total", 0) - len(troubled)
+        if more > 0:
+            yield _text(f"… and {more} more")
         yield from _with_reasons("to be reopened when unmounted", mount.get("deferred_reopens", ()), "deferred")
 
 
@@ -96,14 +100,18 @@ def promotion(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
 
 
 def reopened(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """What is merged again, and what has to wait."""
+    """What is merged again, what has to wait, and what is refused."""
+    refused = answer.get("refused", [])
     for path in answer["reopened"]:
         yield _text(f"reopened {path}")
-    if not answer["reopened"] and not answer["deferred"]:
+    if not answer["reopened"] and not answer["deferred"] and not refused:
         yield _text("Nothing was complete.")
     yield from _with_reasons("deferred until the overlay is unmounted", answer["deferred"], "deferred")
     if answer["deferred"]:
         yield _text("Then `promoterd reopen --offline --deferred --upper DIR` does them.")
+    yield from _with_reasons("refused, and complete as before", refused, "refused")
+    for hint in dict.fromkeys(row["hint"] for row in refused if row["hint"]):
+        yield _text(hint)
 
 
 def explanation(answer: Mapping[str, Any]) -> Iterator[RenderableType]:

@@ -14,7 +14,7 @@ from promoterd.cli.progress import sign_of_life
 from promoterd.cli.settings import mount_for, policy_for_acting, state_directory
 from promoterd.cli.typed import absolute
 from promoterd.control.protocol import Request
-from promoterd.errors import Deferred, MountNotFound, UsageError
+from promoterd.errors import Deferred, MountNotFound, Refused, UsageError
 from promoterd.ledger import Ledger
 from promoterd.mounted import Mounted
 from promoterd.offline import Offline
@@ -56,7 +56,7 @@ def refuse_offline_options(*, upper: str | None, lower: Sequence[str] | None, de
 def reopen_offline(
     wanted: Wanted, upper: str | None, lower: Sequence[str] | None, config: str | None, *, as_json: bool
 ) -> int:
-    """Reopen in layers that are not mounted. Raises PromoterdError."""
+    """Reopen in layers that are not mounted; the exit code says whether something is refused. Raises PromoterdError."""
     chosen = [wanted.path is not None, wanted.everything, wanted.deferred]
     if chosen.count(True) != 1:
         raise UsageError("--offline needs one of PATH, --all and --deferred", hint="`promoterd reopen --help`")
@@ -72,13 +72,22 @@ def reopen_offline(
             [os.path.realpath(os.fsencode(directory)) for directory in lower or ()],
         ) as layers,
     ):
+        refused: list[tuple[bytes, Refused]] = []
         if wanted.path is not None:
             reopened = layers.reopen(layers.inside(os.fsencode(wanted.path)))
         elif wanted.everything:
-            reopened = layers.reopen_all()
+            reopened, refused = layers.reopen_all()
         else:
-            reopened = layers.reopen_deferred()
-    return _say({"reopened": [show(path) for path in reopened], "deferred": []}, as_json=as_json)
+            reopened, refused = layers.reopen_deferred()
+    answer = {
+        "reopened": [show(path) for path in reopened],
+        "deferred": [],
+        "refused": [
+            {"path": show(path), "reason": str(error.fields.get("reason", error.message)), "hint": error.hint}
+            for path, error in refused
+        ],
+    }
+    return _say(answer, as_json=as_json)
 
 
 def _directly(daemon: Daemon, path: bytes | None, *, everything: bool) -> dict[str, Any]:
@@ -114,4 +123,6 @@ def _say(answer: dict[str, Any], *, as_json: bool) -> int:
         say_json(answer)
     else:
         say_rich(*render.reopened(answer))
+    if answer.get("refused"):
+        return Refused.exit_code
     return Deferred.exit_code if answer["deferred"] else 0

@@ -7,14 +7,12 @@ NFS client). The latter have ``arms = False``, leave out what our own process do
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
 
 from promoterd import plugins
-from promoterd.errors import MountGone
 from promoterd.units import Share, ShareOrAmount
 
 GROUP = "promoterd.heat_sources"
@@ -143,10 +141,6 @@ class HeatSource(ABC):
     def stats(self) -> SourceStats:
         """The numbers as of now."""
 
-    def watched(self) -> int:
-        """How many directories are heard."""
-        return self.stats().armed
-
     def paths(self) -> list[bytes]:
         """The directories that are armed."""
         return []
@@ -171,17 +165,6 @@ class HeatSource(ABC):
         Otherwise as :meth:`arm`.
         """
         return Armed()
-
-    @contextmanager
-    def quiet(self, paths: Iterable[bytes]) -> Iterator[None]:
-        """Have these directories disarmed for the length of a ``with`` block."""
-        held = list(paths)
-        self.disarm(held)
-        try:
-            yield
-        finally:
-            with suppress(MountGone):  # nothing is left to be heard
-                self.rearm(held)
 
 
 def names() -> list[str]:

@@ -13,6 +13,7 @@ from promoterd.overlay import beneath, xattrs
 from promoterd.paths import ancestors, join
 
 _UNREADABLE = frozenset({errno.EXDEV, errno.ESTALE, errno.ENAMETOOLONG, errno.EACCES})
+"""A mount point, a stale file handle, a path that is too long, no permission: such directories are left out."""
 
 
 class Walk:
@@ -38,8 +39,6 @@ class Walk:
         self.batch = batch
         self.listed = 0
         """How many directories were read."""
-        self.unreadable = 0
-        """How many could not be: no permission, a mount point, a path that is too long, a stale file handle."""
         self.truncated = False
         """Whether ``max_directories`` cut the walk short."""
 
@@ -102,7 +101,6 @@ class Walk:
             except OSError as error:
                 if error.errno not in (errno.ENOENT, *_UNREADABLE):
                     raise
-                self.unreadable += 1
         return sorted(name for name, itself in is_directory.items() if itself), tuple(found)
 
     def _merged(self, roots: Sequence[int], path: bytes, layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
@@ -115,7 +113,6 @@ class Walk:
                     return  # a file or symlink ends the merging (ovl_lookup, fs/overlayfs/namei.c)
                 if error.errno != errno.ENOENT and error.errno not in _UNREADABLE:
                     raise
-                self.unreadable += error.errno != errno.ENOENT
                 continue
             try:
                 yield number, directory

@@ -7,7 +7,6 @@ ledger that is lost or damaged is begun anew and filled from disk.
 from promoterd.ledger.ledger import Ledger
 from promoterd.ledger.records import (
     AncestorRecord,
-    Attribute,
     DeferredReopen,
     DirectoryRecord,
     HeatRecord,
@@ -18,7 +17,6 @@ from promoterd.ledger.upper import UpperLedger
 
 __all__ = [
     "AncestorRecord",
-    "Attribute",
     "DeferredReopen",
     "DirectoryRecord",
     "HeatRecord",

@@ -60,8 +60,7 @@ def _reported(path: str) -> Iterator[None]:
 class Database:
     """One connection behind one lock: safe to use from every thread. WAL, and every commit is durable (FULL).
 
-    ``set_aside`` names the damaged file that was found and kept; ``is_new`` says that the database was empty at the
-    start, for that or any other reason. Raises LedgerError.
+    ``set_aside`` names the damaged file that was found and kept. Raises LedgerError.
     """
 
     def __init__(self, path: str, busy_timeout: float) -> None:
@@ -70,10 +69,10 @@ class Database:
         self._lock = threading.RLock()
         with _directory_lock(path):
             try:
-                self._connection, self.is_new = _open(path, busy_timeout)
+                self._connection = _open(path, busy_timeout)
             except _DamagedFileError:
                 self.set_aside = _move_aside(path)
-                self._connection, self.is_new = _open(path, busy_timeout)
+                self._connection = _open(path, busy_timeout)
 
     def close(self) -> None:
         """Close the file; every further use raises LedgerError."""
@@ -133,12 +132,12 @@ def _directory_lock(path: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _open(path: str, busy_timeout: float) -> tuple[sqlite3.Connection, bool]:
+def _open(path: str, busy_timeout: float) -> sqlite3.Connection:
     with _reported(path):
         connection = sqlite3.connect(path, timeout=busy_timeout, isolation_level=None, check_same_thread=False)
         try:
             connection.row_factory = sqlite3.Row
-            is_new = _prepare(connection, path)
+            _prepare(connection, path)
         except sqlite3.Error as error:
             connection.close()
             if _is_damage(error):
@@ -147,10 +146,10 @@ def _open(path: str, busy_timeout: float) -> tuple[sqlite3.Connection, bool]:
         except BaseException:
             connection.close()
             raise
-        return connection, is_new
+        return connection
 
 
-def _prepare(connection: sqlite3.Connection, path: str) -> bool:
+def _prepare(connection: sqlite3.Connection, path: str) -> None:
     is_empty = _number(connection, "SELECT count(*) FROM sqlite_schema") == 0
     version = _number(connection, "PRAGMA user_version")
     if not is_empty and _number(connection, "PRAGMA application_id") != APPLICATION_ID:
@@ -170,7 +169,6 @@ def _prepare(connection: sqlite3.Connection, path: str) -> bool:
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
     _migrate(connection, version)
-    return is_empty
 
 
 def _number(connection: sqlite3.Connection, sql: str) -> int:

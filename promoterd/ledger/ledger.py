@@ -17,15 +17,14 @@ FILE_NAME = "ledger.sqlite"
 class Ledger:
     """The ledger in a state directory, which is made with mode 0700 where it is missing.
 
-    ``is_new``: nothing was remembered, so what stands on disk has to be read in again. ``was_rebuilt``: that is so
-    because the old ledger was damaged; it was kept as ``set_aside``. Any thread may use it. ``busy_timeout`` in
-    seconds. Raises LedgerError where the file cannot be opened, read or written, or a newer promoterd wrote it.
+    ``was_rebuilt``: nothing is remembered, because the old ledger was damaged; it was kept as ``set_aside``. Any thread
+    may use it. ``busy_timeout`` in seconds. Raises LedgerError where the file cannot be opened, read or written, or a
+    newer promoterd wrote it.
     """
 
     def __init__(self, state_directory: str | os.PathLike[str], *, busy_timeout: float = 5.0) -> None:
         self._database = Database(os.path.join(os.path.abspath(state_directory), FILE_NAME), busy_timeout)
         self.path = self._database.path
-        self.is_new = self._database.is_new
         self.set_aside = self._database.set_aside
         self.was_rebuilt = self.set_aside is not None
 
@@ -86,10 +85,6 @@ class Ledger:
     def set_retired(self, upper_id: str, *, retired: bool) -> None:
         """Remember that everything was undone there and is to stay so."""
         self._database.write("UPDATE uppers SET retired = ? WHERE id = ?", int(retired), upper_id)
-
-    def forget_upper(self, upper_id: str) -> None:
-        """Drop all that is known of an upper layer."""
-        self._database.write("DELETE FROM uppers WHERE id = ?", upper_id)
 
     def of(self, upper_id: str) -> UpperLedger:
         """The book of one upper layer, which :meth:`see_upper` must have seen before anything is written to it."""

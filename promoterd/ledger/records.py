@@ -1,11 +1,8 @@
 """The rows of the ledger. Paths are bytes relative to the mount, times are seconds since the epoch."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from promoterd.states import State
-
-Attribute = int | float | str | bytes | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +36,9 @@ class DirectoryRecord:
 
 @dataclass(frozen=True, slots=True)
 class AncestorRecord:
-    """A directory that was copied up only because a promoted one lies below it (R2), as it was on lower then."""
+    """A directory that was copied up only because a promoted one lies below it (R2)."""
 
     path: bytes
-    attributes: Mapping[str, Attribute]
 
 
 @dataclass(frozen=True, slots=True)

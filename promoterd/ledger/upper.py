@@ -1,16 +1,13 @@
 """The book of one upper layer: its directories, and what was begun, deferred and counted there."""
 
-import base64
-import json
 import sqlite3
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable
 from operator import attrgetter
 from typing import Any
 
 from promoterd.ledger.database import Database
 from promoterd.ledger.records import (
     AncestorRecord,
-    Attribute,
     DeferredReopen,
     DirectoryRecord,
     HeatRecord,
@@ -93,17 +90,14 @@ class UpperLedger:
 
     # Ancestors that promotion copied up
 
-    def put_ancestor(self, path: bytes, attributes: Mapping[str, Attribute]) -> None:
-        """Remember a copied-up ancestor with its attributes on lower; values may be bytes."""
-        text = json.dumps(dict(attributes), default=_bytes_to_json)
-        self._database.write("INSERT OR REPLACE INTO ancestors VALUES (?, ?, ?)", self.upper_id, path, text)
+    def put_ancestor(self, path: bytes) -> None:
+        """Remember a copied-up ancestor; what it was like on lower stands on the directory itself."""
+        self._database.write("INSERT OR REPLACE INTO ancestors VALUES (?, ?, '{}')", self.upper_id, path)
 
     def ancestors(self) -> list[AncestorRecord]:
         """Every ancestor that was copied up, top first."""
-        rows = self._read("SELECT * FROM ancestors WHERE upper_id = ? ORDER BY path")
-        return [
-            AncestorRecord(row["path"], json.loads(row["attributes"], object_hook=_bytes_from_json)) for row in rows
-        ]
+        rows = self._read("SELECT path FROM ancestors WHERE upper_id = ? ORDER BY path")
+        return [AncestorRecord(row["path"]) for row in rows]
 
     def forget_ancestor(self, path: bytes) -> None:
         """The directory is gone, or the user's own now."""
@@ -205,13 +199,3 @@ def _subtree(path: bytes) -> tuple[str, tuple[bytes, ...]]:
 def _directory(row: sqlite3.Row) -> DirectoryRecord:
     values = {name: row[name] for name in _DIRECTORY_FIELDS}
     return DirectoryRecord(**values | {"state": State(row["state"])})
-
-
-def _bytes_to_json(value: object) -> dict[str, str]:
-    if not isinstance(value, bytes):
-        raise TypeError(f"{value!r} cannot be kept in the ledger")
-    return {"base64": base64.b64encode(value).decode("ascii")}
-
-
-def _bytes_from_json(value: dict[str, Any]) -> object:
-    return base64.b64decode(value["base64"]) if value.keys() == {"base64"} else value

@@ -38,6 +38,8 @@ class Host:
     inotify_instances: int
     """The kernel's limits per user (inotify(7))."""
     trial: Trial
+    hidden_processes: int = 0
+    """Processes that this one may not look into, so that it cannot know what they watch (R11)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ class Facts:
     upper_project: Project = field(default_factory=Project)
     work_project: Project = field(default_factory=Project)
     upper_space: Space | None = None
+    upper_inode_bytes: int | None = None
+    """Of an ext4 whose device can be read."""
     second_users: tuple[str, ...] = ()
     misplaced: tuple[Misplaced, ...] = ()
     unanswered: tuple[bytes, ...] = ()

@@ -30,19 +30,6 @@ class Removed:
     kept: tuple[bytes, ...]
 
 
-def ghost_root(layers: Layers, path: bytes) -> bytes | None:
-    """The topmost directory on the way to ``path``, itself included, that no lower layer has any more; None: all live.
-
-    The root of a layer always exists, so a server that answers nothing at all raises OSError instead of a ghost.
-    """
-    contributing = tuple(range(len(layers.lowers)))
-    for directory in [*ancestors(path), path]:
-        contributing = layers.contributing_below(contributing, directory)
-        if not contributing:
-            return directory
-    return None
-
-
 def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
     """Remove our shadows at and below ``path``, which no lower layer has; never what a user made or changed.
 

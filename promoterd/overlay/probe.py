@@ -11,7 +11,7 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TypeVar
 
-from promoterd.overlay import xattrs
+from promoterd.overlay import ext4, watchers, xattrs
 from promoterd.overlay.beneath import READ_DIRECTORY
 from promoterd.overlay.facts import Facts, Host, Misplaced, Project, Space
 from promoterd.overlay.lock import second_users, writer_of
@@ -51,6 +51,7 @@ def host() -> Host:
         inotify_watches=_number("/proc/sys/fs/inotify/max_user_watches"),
         inotify_instances=_number("/proc/sys/fs/inotify/max_user_instances"),
         trial=try_overlay(),
+        hidden_processes=_hidden_processes(),
     )
 
 
@@ -102,14 +103,16 @@ def _answering(overlay: Overlay, misplaced: tuple[Misplaced, ...]) -> Facts:
     common = Facts(host=host(), one_file_system=_one_file_system(overlay), misplaced=misplaced)
     if upper is None:
         return common
+    mount = MountTree(read()).at(os.path.realpath(upper))
     return replace(
         common,
-        upper_fstype=_fstype(upper),
+        upper_fstype="" if mount is None else mount.fstype,
         upper_trusted_xattrs=_trusted_xattrs(upper),
         upper_project=project_at(upper),
         # what is copied up is created in the "work" directory in the work directory (ovl_make_workdir)
         work_project=project_at((overlay.work or b"") + b"/work"),
         upper_space=_space(upper),
+        upper_inode_bytes=None if mount is None else ext4.inode_size(mount),
         second_users=tuple(second_users(overlay)),
         writer=_writer(upper),
     )
@@ -162,11 +165,6 @@ def _one_file_system(overlay: Overlay) -> bool | None:
     return None if None in devices else len(devices) == 1
 
 
-def _fstype(path: bytes) -> str:
-    entry = MountTree(read()).at(os.path.realpath(path))
-    return entry.fstype if entry is not None else ""
-
-
 def _trusted_xattrs(upper: bytes) -> bool | None:
     try:
         directory = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -201,6 +199,13 @@ def _capabilities() -> frozenset[str]:
                 bits = int(line.split()[1], 16)
                 return frozenset(name for name, bit in _CAPABILITIES.items() if bits >> bit & 1)
     return frozenset()
+
+
+def _hidden_processes() -> int:
+    try:
+        return watchers.scan(os.getpid()).hidden
+    except OSError:
+        return 0
 
 
 def _has_openat2() -> bool:

@@ -15,6 +15,7 @@ from promoterd.inotify import IN_DELETE_SELF, IN_ONLYDIR, Inotify, WatchedInode,
 from promoterd.overlay import beneath
 
 _INSTANCES = (b"anon_inode:inotify", b"anon_inode:[fanotify]")
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h, in field 9 of proc_pid_stat(5)
 _GONE = (errno.ENOENT, errno.ESRCH)
 _UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE)
 
@@ -23,7 +24,8 @@ _UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.EST
 class Watchers:
     """Every watched inode with the ids of the processes that watch it.
 
-    ``hidden`` is the number of processes that could not be looked into and may watch anything: for ``doctor`` to say.
+    ``hidden`` is the number of processes that could not be looked into and may watch anything, which ``doctor`` says;
+    kernel threads, which watch nothing, are not among them.
     """
 
     by_inode: dict[WatchedInode, frozenset[int]]
@@ -45,16 +47,11 @@ def scan(exclude_pid: int) -> Watchers:
             for inode in _watched_by(entry.encode()):
                 found.setdefault(inode, set()).add(int(entry))
         except PermissionError:
-            hidden += 1
+            hidden += not _is_kernel_thread(entry)
         except OSError as error:
             if error.errno not in _GONE:
                 raise
     return Watchers({inode: frozenset(pids) for inode, pids in found.items()}, hidden)
-
-
-def watched_inodes(exclude_pid: int) -> set[WatchedInode]:
-    """The inodes that any process but one watches, as far as :func:`scan` sees."""
-    return set(scan(exclude_pid).by_inode)
 
 
 def identities(root: int, paths: Iterable[bytes]) -> dict[bytes, WatchedInode]:
@@ -98,6 +95,15 @@ def _watched_by(pid: bytes) -> Iterator[WatchedInode]:
                         yield inode
         except FileNotFoundError:
             continue
+
+
+def _is_kernel_thread(pid: str) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            flags = int(file.read().rpartition(b")")[2].split()[6])
+    except OSError:
+        return False
+    return bool(flags & _KERNEL_THREAD)
 
 
 def _inode(line: bytes) -> WatchedInode | None:

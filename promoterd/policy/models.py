@@ -95,7 +95,3 @@ class Policy(Section):
             if point in points[:at]:
                 raise InvalidValueError(f"{shown(point)} a second time", "each mount point once")
         return mounts
-
-    def mount(self, mountpoint: str) -> MountPolicy | None:
-        """The mount that has this mount point."""
-        return next((mount for mount in self.mounts if mount.mountpoint == mountpoint), None)

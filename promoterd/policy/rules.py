@@ -41,8 +41,8 @@ class Rule(Section):
     )
     min_age: Duration = Field(
         default=3600.0,
-        description="Touch nothing whose content or attributes changed on the server within this time (by this node's clock, "
-        "so keep both in step): a release may be half published.",
+        description="Touch nothing whose content or attributes changed on the server within this time (by this node's "
+        "clock, so keep both in step): a release may be half published.",
     )
     writers: Literal["none", "any"] = Field(
         default="any",

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from promoterd.ledger import DirectoryRecord, Ledger
+from promoterd.states import State
 from support.commands import Ran, environment, on_a_terminal, promoterd
 from support.daemons import RunningDaemon, wait_for
 from support.promotions import assert_marks_are_sound, xattr
@@ -76,6 +78,28 @@ class TestAsking:
         assert "is not in work: absent" in promoted.err
         served.site.mounted.mount()
         served.daemon.wait_phase("working")
+
+    def test_status_says_how_many_troubled_directories_it_leaves_out(self, make_site: Callable[..., Site]) -> None:
+        names = [f"d{number:02}" for number in range(53)]
+        site = make_site({"app": {name: {"f": b"1"} for name in names}})
+        with serve(site) as daemon:
+            served = Served(site, daemon.start())
+            assert served.run("status", "--json").json["mounts"][0]["troubled_total"] == 0
+            daemon.stop()
+            with Ledger(daemon.policy["state_dir"]) as ledger:
+                (upper,) = ledger.uppers()
+                ledger.of(upper.id).put_all(
+                    DirectoryRecord(f"app/{name}".encode(), State.FAILED, 1.0, "no luck", retry_at=time.time() + 3600)
+                    for name in names
+                )
+            daemon.start()
+            (mount,) = served.run("status", "--json").json["mounts"]
+            assert (len(mount["troubled"]), mount["troubled_total"]) == (50, 53)
+            said = served.run("status").out
+            assert "53 failed" in said
+            assert "/app/d49" in said
+            assert "/app/d50" not in said
+            assert said.endswith("… and 3 more\n")
 
     def test_top(self, served: Served) -> None:
         assert served.run("top").out == "Nothing is warm.\n"

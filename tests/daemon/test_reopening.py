@@ -1,12 +1,14 @@
 """R5 and R6: what is reopened with what, when that is done at once, and what is said where it has to wait."""
 
 import os
+import time
 from collections.abc import Callable
+from functools import partial
 from threading import Thread
 
 import pytest
 
-from promoterd.errors import Deferred, Refused, TripWire
+from promoterd.errors import Deferred, MountGone, PromoterdError, Refused, TripWire
 from promoterd.overlay import syscalls
 from support.daemons import RunningDaemon, mount_policy, use
 from support.overlays import MountedOverlay
@@ -28,6 +30,21 @@ def started(mounted: MountedOverlay, make_daemon: MakeDaemon, **keys: object) ->
     daemon.ask("promote", mounted.at("app/lib"))
     daemon.wait_state("active", *ALL)
     return daemon
+
+
+class Asking(Thread):
+    """A request of somebody who waits for the answer."""
+
+    def __init__(self, daemon: RunningDaemon, command: str, path: bytes) -> None:
+        super().__init__()
+        self._ask = partial(daemon.ask, command, path)
+        self.error: PromoterdError | None = None
+
+    def run(self) -> None:
+        try:
+            self._ask()
+        except PromoterdError as error:
+            self.error = error
 
 
 def test_writers_any_defers_until_nobody_can_write(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
@@ -170,6 +187,54 @@ def test_retire_defers_what_is_not_safe_now(make_overlay: MakeOverlay, make_daem
     assert [entry["path"] for entry in answer["deferred"]] == ["/app/lib", "/app/lib/other", "/app/lib/sub"]
     assert len(daemon.status()["deferred_reopens"]) == 3
     assert set(assert_marks_are_sound(mounted)) == set(ALL)
+
+
+class TestInTheQuietPeriod:
+    """Nothing is begun yet, and nothing of the mount is held (R16)."""
+
+    def waiting(self, mounted: MountedOverlay, make_daemon: MakeDaemon, command: str) -> tuple[RunningDaemon, Asking]:
+        section = mount_policy(mounted, rules(writers="none"), quiet_period="5s", limits={"stuck_after": "0.5s"})
+        daemon = make_daemon(section).start()
+        daemon.ask("promote", mounted.at("app/lib"))
+        daemon.wait_state("active", *ALL)
+        path = mounted.mountpoint if command == "retire" else mounted.at("app/lib/sub")
+        asking = Asking(daemon, command, path)
+        asking.start()
+        daemon.wait_event("reopening")
+        time.sleep(0.2)
+        return daemon, asking
+
+    @pytest.mark.parametrize("command", ["reopen", "retire"])
+    def test_it_can_be_unmounted(self, make_overlay: MakeOverlay, make_daemon: MakeDaemon, command: str) -> None:
+        mounted = make_overlay(TREE)
+        before = view_of(mounted)
+        daemon, asking = self.waiting(mounted, make_daemon, command)
+        mounted.umount()
+        asking.join(3.0)
+        assert not asking.is_alive(), "who asked is told at once"
+        assert isinstance(asking.error, MountGone)
+        daemon.wait_phase("absent")
+        daemon.assert_no_surprise()
+        assert set(assert_marks_are_sound(mounted)) == set(ALL), "nothing was changed"
+        mounted.mount()
+        daemon.wait_phase("working")
+        assert not daemon.find("reopening_finished"), "nothing was begun"
+        assert not daemon.find("close_abandoned")
+        assert_same_view(before, view_of(mounted))
+
+    def test_it_does_not_look_like_a_dead_server(self, make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+        mounted = make_overlay(TREE)
+        daemon, asking = self.waiting(mounted, make_daemon, "reopen")
+        time.sleep(2.5)
+        assert daemon.metric("promoterd_mount_stuck") == 0
+        assert not daemon.find("stuck")
+        daemon.stop()
+        asking.join()
+        assert not daemon.find("close_abandoned")
+        assert not daemon.find("stuck")
+        daemon.start()
+        assert not daemon.find("reopening_finished"), "nothing was begun"
+        assert set(assert_marks_are_sound(mounted)) == set(ALL)
 
 
 def test_what_policy_comes_to_forbid_is_reopened(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:

@@ -1,10 +1,9 @@
-from collections.abc import Iterable
 from importlib.metadata import EntryPoint
 
 import pytest
 
 from promoterd import plugins
-from promoterd.errors import MountGone, UsageError
+from promoterd.errors import UsageError
 from promoterd.heat import base
 from promoterd.heat.base import Armed, HeatSource, MountView, SourceStats
 from promoterd.heat.inotify import InotifySource
@@ -38,22 +37,6 @@ class Everything(HeatSource):
 
     def stats(self) -> SourceStats:
         return SourceStats(limit=None, watches=0, armed=0, refused=0, events=0, overflows=0)
-
-
-class Recording(Everything):
-    def __init__(self, view: MountView, sink: Sink) -> None:
-        super().__init__(view, sink)
-        self.calls: list[tuple[str, list[bytes]]] = []
-        self.gone = False
-
-    def disarm(self, paths: Iterable[bytes]) -> None:
-        self.calls.append(("disarm", list(paths)))
-
-    def rearm(self, paths: Iterable[bytes]) -> Armed:
-        self.calls.append(("rearm", list(paths)))
-        if self.gone:
-            raise MountGone(mountpoint="/mnt")
-        return Armed()
 
 
 def view() -> MountView:
@@ -103,20 +86,4 @@ def test_a_source_that_hears_everything_needs_no_arming() -> None:
     source = Everything(view(), Sink())
     assert source.arm([b"a"]) == source.rearm([b"a"]) == Armed()
     source.disarm([b"a"])
-    with source.quiet([b"a"]):
-        pass
-    assert (source.paths(), source.refused(), source.watched(), source.unfit()) == ([], [], 0, None)
-
-
-def test_quiet_rearms_after_an_error_too() -> None:
-    source = Recording(view(), Sink())
-    with pytest.raises(RuntimeError, match="work"), source.quiet(iter([b"a", b"b"])):
-        raise RuntimeError("work")
-    assert source.calls == [("disarm", [b"a", b"b"]), ("rearm", [b"a", b"b"])]
-
-
-def test_quiet_ends_quietly_on_a_mount_that_is_gone() -> None:
-    source = Recording(view(), Sink())
-    source.gone = True
-    with source.quiet([b"a"]):
-        pass
+    assert (source.paths(), source.refused(), source.unfit()) == ([], [], None)

@@ -98,7 +98,7 @@ def test_what_is_not_armed_is_not_heard(listen: Listen, overlay: MountedOverlay)
     os.listdir(overlay.at("app"))
     os.listdir(overlay.at("never"))
     assert heard.sink.nothing()
-    assert heard.source.watched() == 1
+    assert heard.source.stats().armed == 1
 
 
 def test_what_policy_cannot_promote_is_not_armed(listen: Listen) -> None:

@@ -100,7 +100,7 @@ def test_a_watch_costs_us_less_than_a_kibibyte(listen: Listen, make_overlay: Cal
         used, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert heard.source.watched() == 2051
+    assert heard.source.stats().armed == 2051
     assert used / 2051 < 1024
 
 

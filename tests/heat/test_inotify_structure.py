@@ -57,7 +57,7 @@ def test_an_ancestor_need_not_be_armed_for_its_renaming_to_be_noticed(listen: Li
     os.listdir(overlay.at("never/app/lib/sub"))
     assert heard.sink.heat == {}
     assert b"app/lib/sub" in heard.sink.vanishings
-    assert heard.source.watched() == 0
+    assert heard.source.stats().armed == 0
 
 
 def test_a_directory_that_was_renamed_before_the_watch_was_there_is_gone(
@@ -145,9 +145,10 @@ def test_disarmed_directories_stay_silent_until_rearmed(listen: Listen, overlay:
 def test_quiet_work_is_no_heat_and_others_are_heard_again_after_it(listen: Listen, overlay: MountedOverlay) -> None:
     heard = listen(b"app/lib", b"app/doc")
     os.listdir(overlay.at("app/lib"))
-    with heard.source.quiet([b"app/lib"]):
-        os.listdir(overlay.at("app/lib"))
-        assert heard.source.paths() == [b"app/doc"]
+    heard.source.disarm([b"app/lib"])
+    os.listdir(overlay.at("app/lib"))
+    assert heard.source.paths() == [b"app/doc"]
+    heard.source.rearm([b"app/lib"])
     assert heard.sink.heat == {}
     os.listdir(overlay.at("app/lib"))
     assert heard.sink.heat == {(b"app/lib", Kind.LIST): 1}

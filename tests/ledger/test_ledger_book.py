@@ -3,7 +3,7 @@ import time
 import pytest
 
 from promoterd.errors import LedgerError
-from promoterd.ledger import Attribute, DirectoryRecord, HeatRecord, Ledger, UpperLedger
+from promoterd.ledger import DirectoryRecord, HeatRecord, Ledger, UpperLedger
 from promoterd.states import State
 from support.records import ODD, OTHER, UPPER, record, reopen
 
@@ -30,24 +30,6 @@ def test_pause_and_retirement_survive_a_restart_and_being_seen_again(ledger: Led
         again.set_retired(UPPER, retired=False)
         upper = again.see_upper(UPPER, b"/mnt/app", (), now=300.0)
         assert (upper.paused, upper.retired) == (None, False)
-
-
-def test_forgetting_an_upper_forgets_all_of_it_and_nothing_else(ledger: Ledger) -> None:
-    ledger.see_upper(OTHER, b"/mnt/other", (), now=1.0)
-    for book in (ledger.of(UPPER), ledger.of(OTHER)):
-        book.put(record(b"lib"))
-        book.put_ancestor(b"opt", {"mode": 0o755})
-        book.defer(b"lib", "busy", 1.0)
-        book.begin(b"lib", "promote", "link", 1.0)
-        book.count_stale(b"lib", 1.0)
-        book.save_heat([HeatRecord(b"lib", 1.0, 1.0)])
-    ledger.forget_upper(UPPER)
-    gone, kept = ledger.of(UPPER), ledger.of(OTHER)
-    assert [upper.id for upper in ledger.uppers()] == [OTHER]
-    for read in ("directories", "ancestors", "deferred", "unfinished", "load_heat"):
-        assert getattr(gone, read)() == []
-        assert len(getattr(kept, read)()) == 1
-    assert (gone.stale_count(b"lib", 1.0), kept.stale_count(b"lib", 1.0)) == (0, 1)
 
 
 def test_nothing_is_written_for_an_upper_that_was_never_seen(ledger: Ledger) -> None:
@@ -115,23 +97,15 @@ def test_a_hundred_thousand_directories(book: UpperLedger) -> None:
 # The rest of the book
 
 
-def test_ancestors_keep_their_attributes_bytes_too(ledger: Ledger) -> None:
-    attributes: dict[str, Attribute] = {
-        "mode": 0o2755,
-        "uid": 12,
-        "mtime_ns": 1_600_000_000_123_456_789,
-        "acl": b"\x02\0\xff",
-        "note": None,
-    }
-    ledger.of(UPPER).put_ancestor(b"opt/app", {"mode": 0})
-    ledger.of(UPPER).put_ancestor(b"opt/app", attributes)
-    ledger.of(UPPER).put_ancestor(b"opt", {})
+def test_ancestors_are_remembered_top_first(ledger: Ledger) -> None:
+    ledger.of(UPPER).put_ancestor(ODD)
+    ledger.of(UPPER).put_ancestor(b"opt/app")
+    ledger.of(UPPER).put_ancestor(b"opt/app")
+    ledger.of(UPPER).put_ancestor(b"opt")
     with reopen(ledger) as again:
-        top, below = again.of(UPPER).ancestors()
-        assert (top.path, dict(top.attributes)) == (b"opt", {})
-        assert (below.path, dict(below.attributes)) == (b"opt/app", attributes)
+        assert [found.path for found in again.of(UPPER).ancestors()] == sorted([b"opt", b"opt/app", ODD])
         again.of(UPPER).forget_ancestor(b"opt")
-        assert [ancestor.path for ancestor in again.of(UPPER).ancestors()] == [b"opt/app"]
+        assert [found.path for found in again.of(UPPER).ancestors()] == sorted([b"opt/app", ODD])
 
 
 def test_deferred_reopenings_wait_top_down_and_remember_since_when(book: UpperLedger) -> None:

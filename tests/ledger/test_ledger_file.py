@@ -64,7 +64,7 @@ def test_a_kill_keeps_what_was_committed_and_nothing_of_what_was_not(ledger: Led
     ledger.close()
     script = f"""
         import os, signal
-        from promoterd.ledger import Attribute, DirectoryRecord, Ledger
+        from promoterd.ledger import DirectoryRecord, Ledger
         from promoterd.states import State
         ledger = Ledger({os.path.dirname(ledger.path)!r})
         book = ledger.of({UPPER!r})
@@ -92,11 +92,8 @@ def test_commits_are_durable(ledger: Ledger) -> None:
 
 def test_the_state_directory_is_made_for_its_owner_only(tmp_path: Path) -> None:
     with Ledger(tmp_path / "var" / "state") as ledger:
-        assert ledger.is_new
         assert not ledger.was_rebuilt
         assert stat.S_IMODE(os.stat(tmp_path / "var" / "state").st_mode) == 0o700
-    with Ledger(tmp_path / "var" / "state") as ledger:
-        assert not ledger.is_new
 
 
 def test_a_state_directory_that_others_can_write_is_refused(tmp_path: Path) -> None:
@@ -120,7 +117,6 @@ def test_a_damaged_ledger_is_kept_and_a_new_one_begun(ledger: Ledger, damage: st
     Path(ledger.path).write_bytes(damaged)
     with Ledger(os.path.dirname(ledger.path)) as again:
         assert again.was_rebuilt
-        assert again.is_new
         assert again.uppers() == []
         assert again.set_aside is not None
         assert Path(again.set_aside).read_bytes() == damaged
@@ -181,7 +177,6 @@ def test_an_older_ledger_is_migrated_with_all_it_holds(ledger: Ledger, monkeypat
     more = (*MIGRATIONS, ("ALTER TABLE directories ADD COLUMN note TEXT", "CREATE TABLE extra (a)"))
     monkeypatch.setattr(database, "MIGRATIONS", more)
     with Ledger(os.path.dirname(ledger.path)) as again:
-        assert not again.is_new
         assert again.of(UPPER).directories() == [record(b"lib")]
         assert again._database.read("PRAGMA user_version")[0][0] == len(more)
         assert again._database.read("SELECT note FROM directories")[0][0] is None

@@ -175,7 +175,9 @@ def test_btrfs_is_fit_with_a_warning(make_overlay: MakeOverlay) -> None:
 def test_data_only_layers_are_a_warning(make_overlay: MakeOverlay) -> None:
     made = make_overlay({"lib": {"a": b"1"}}, data_lowers=[{"b": b"2"}])
     overlay = overlay_at(made.mountpoint)
-    findings = marking_findings(overlay, probe.gather(overlay))
+    facts = probe.gather(overlay)
+    facts = replace(facts, host=replace(facts.host, hidden_processes=0))  # what else runs here is another matter
+    findings = marking_findings(overlay, facts)
     assert is_fit(findings)
     assert [finding.option for finding in findings if finding.severity is Severity.WARN] == ["lowerdir"]
 

@@ -25,6 +25,21 @@ def test_a_capability_that_only_helps() -> None:
     findings = marking_findings(described(), replace(GOOD_FACTS, host=host))
     assert is_fit(findings)
     assert findings[0].option == "CAP_SYS_PTRACE"
+    assert "/mnt/app" in findings[0].message
+    assert "a watched directory that is not known to be is promoted" in findings[0].message
+
+
+@pytest.mark.parametrize(
+    ("lacking", "remedy"), [(set(), "security module"), ({"CAP_SYS_PTRACE"}, "run it as root, with CAP_SYS_PTRACE")]
+)
+def test_processes_that_may_not_be_looked_into(lacking: set[str], remedy: str) -> None:
+    host = replace(GOOD_HOST, capabilities=GOOD_HOST.capabilities - lacking, hidden_processes=7)
+    findings = marking_findings(described(), replace(GOOD_FACTS, host=host))
+    assert is_fit(findings)
+    (found,) = [finding for finding in findings if finding.option == "watched"]
+    assert found.severity is Severity.WARN
+    assert "looked into: 7; a directory below /mnt/app that one of them watches" in found.message
+    assert remedy in found.remedy
 
 
 def test_a_user_namespace() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from promoterd.overlay.ghosts import Removed, ghost_root, remove_ghost
+from promoterd.overlay.ghosts import Removed, remove_ghost
 from support.overlays import MountedOverlay
 from support.promotions import (
     OPAQUE,
@@ -51,47 +51,6 @@ def remove(bench: Bench, path: bytes = RELEASE) -> Removed:
 def write(path: bytes, content: bytes = b"mine") -> None:
     with open(path, "wb") as file:
         file.write(content)
-
-
-class TestRoot:
-    def test_what_is_alive_has_none(self, bench: Bench) -> None:
-        with bench.layers() as layers:
-            assert ghost_root(layers, LIB) is None
-            assert ghost_root(layers, b"sw") is None
-
-    @pytest.mark.parametrize("deleted", [b"sw", RELEASE, LIB])
-    def test_it_is_the_topmost_that_is_gone(self, bench: Bench, deleted: bytes) -> None:
-        shutil.rmtree(bench.mounted.on_server(deleted))
-        with bench.layers() as layers:
-            assert ghost_root(layers, LIB) == deleted
-
-    def test_a_file_in_its_place_counts_as_gone(self, bench: Bench) -> None:
-        shutil.rmtree(bench.mounted.on_server(RELEASE))
-        write(bench.mounted.on_server(RELEASE))
-        with bench.layers() as layers:
-            assert ghost_root(layers, LIB) == RELEASE
-
-    def test_another_layer_that_has_it_keeps_it_alive(self, make_overlay: MakeOverlay) -> None:
-        made = Bench(make_overlay([tree(), tree()]))
-        made.promote(LIB)
-        shutil.rmtree(made.mounted.on_server(LIB))
-        with made.layers() as layers:
-            assert ghost_root(layers, LIB) is None
-        shutil.rmtree(made.mounted.on_server(LIB, 1))
-        with made.layers() as layers:
-            assert ghost_root(layers, LIB) == LIB
-
-    @pytest.mark.needs("fuse")
-    def test_a_dead_server_is_no_ghost(self, make_overlay: MakeOverlay) -> None:
-        made = Bench(make_overlay(tree(), counting=True))
-        made.promote(LIB)
-        with made.layers() as layers:
-            made.mounted.counted.fail(5)
-            try:
-                with pytest.raises(OSError, match="Input/output error"):
-                    ghost_root(layers, LIB)
-            finally:
-                made.mounted.counted.fail(0)
 
 
 class TestRemoval:

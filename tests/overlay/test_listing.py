@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -82,6 +83,36 @@ class TestLower:
             assert layers.contributing(b"d/y") == (2,)
             assert layers.contributing(b"nowhere/d") == ()
             assert layers.contributing_below((0, 2), b"d/y") == (2,)
+
+    def test_a_directory_that_is_deleted_on_the_server_has_none_nor_has_what_was_in_it(
+        self, make_overlay: MakeOverlay
+    ) -> None:
+        mounted = make_overlay([{"sw": {"rel": {"lib": {}}}}, {"sw": {"rel": {"lib": {}}}}])
+        os.utime(mounted.at("sw/rel/lib"))  # upper has it, which is no reason
+        for server, left in ((0, (1,)), (1, ())):
+            shutil.rmtree(mounted.on_server("sw/rel", server))
+            with layers_of(mounted) as layers:
+                assert layers.contributing(b"sw") == (0, 1)
+                assert layers.contributing(b"sw/rel") == layers.contributing(b"sw/rel/lib") == left
+
+    @pytest.mark.parametrize("replaced", [b"sw", b"sw/rel", b"sw/rel/lib"])
+    def test_a_file_in_its_place_counts_as_gone(self, make_overlay: MakeOverlay, replaced: bytes) -> None:
+        mounted = make_overlay({"sw": {"rel": {"lib": {}}}})
+        shutil.rmtree(mounted.on_server(replaced))
+        with open(mounted.on_server(replaced), "wb"), layers_of(mounted) as layers:
+            found = [path for path in (b"sw", b"sw/rel", b"sw/rel/lib") if not layers.contributing(path)]
+        assert found[0] == replaced
+
+    @pytest.mark.needs("fuse")
+    def test_a_dead_server_is_no_deletion(self, make_overlay: MakeOverlay) -> None:
+        mounted = make_overlay({"sw": {"rel": {"lib": {}}}}, counting=True)
+        with layers_of(mounted) as layers:
+            mounted.counted.fail(errno.EIO)
+            try:
+                with pytest.raises(OSError, match="Input/output error"):
+                    layers.contributing(b"sw/rel/lib")
+            finally:
+                mounted.counted.fail(0)
 
     @pytest.mark.parametrize("redirected", [b"up", b"up/d"])
     def test_a_lower_redirect_is_refused(self, make_overlay: MakeOverlay, redirected: bytes) -> None:

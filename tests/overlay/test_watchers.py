@@ -154,8 +154,8 @@ def test_directories_that_do_not_exist_or_lead_elsewhere_are_left_out(overlay: M
 def test_a_process_can_be_left_out(tmp_path: Path) -> None:
     directory = os.stat(tmp_path)
     with watching(tmp_path) as other:
-        assert directory.st_ino in {inode.ino for inode in watchers.watched_inodes(os.getpid())}
-        assert directory.st_ino not in {inode.ino for inode in watchers.watched_inodes(other.pid)}
+        assert directory.st_ino in {inode.ino for inode in watchers.scan(os.getpid()).by_inode}
+        assert directory.st_ino not in {inode.ino for inode in watchers.scan(other.pid).by_inode}
 
 
 @pytest.mark.needs("root")
@@ -164,6 +164,16 @@ def test_without_the_capability_other_users_processes_count_as_hidden() -> None:
     script += "from promoterd.overlay import watchers\nos.setuid(65534)\nprint(watchers.scan(os.getpid()).hidden > 0)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+def test_kernel_threads_which_watch_nothing_are_told_apart() -> None:
+    kernel = [pid for pid in os.listdir("/proc") if pid.isdecimal() and watchers._is_kernel_thread(pid)]
+    assert str(os.getpid()) not in kernel
+    for pid in kernel:
+        assert Path("/proc", pid, "cmdline").read_bytes() == b""
+    if Path("/proc/2/comm").exists() and Path("/proc/2/comm").read_text() == "kthreadd\n":
+        assert "2" in kernel
+    assert not watchers._is_kernel_thread("0"), "one that is gone"
 
 
 def test_nothing_is_left_open(overlay: MountedOverlay) -> None:

@@ -5,10 +5,12 @@ import stat
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from promoterd.backends import base
 from promoterd.backends.base import Backend, DirectoryTerms, OnDisk, Plan, Terms
+from promoterd.backends.quiet import QuietPeriod
 from promoterd.demo.view import Entry, differences, snapshot
 from promoterd.overlay import activation, mounts
 from promoterd.overlay.listing import Layers
@@ -106,7 +108,9 @@ class Bench:
             return self.backend.on_disk(layers, path)
 
     def reopen(self, *paths: bytes, quiet: float = 0.0) -> None:
-        self.backend.reopen(paths, quiet=quiet)
+        with QuietPeriod(self.overlay, paths, quiet) as period:
+            time.sleep(quiet)
+            self.backend.reopen(paths, check_quiet=partial(period.check, paths))
 
     def view(self) -> View:
         """What applications see; our scratch directory aside."""
