@@ -101,7 +101,9 @@ def _misfits(overlay: Overlay, directory: _Merged, names: list[_Names]) -> list[
             misplaced.append(Misplaced(root, reason))
     if not misplaced and overlay.lowers:
         extra = [join(directory.path, name) for name in sorted(merged - seen)[:_SAMPLE]]
-        extra = [path for path in extra if not any(os.path.lexists(_at(root, path)) for root in directory.roots)]
+        # also in a layer that a mark hides, which has no effect while a process holds the directory
+        layers = (*directory.roots, *overlay.lowers)
+        extra = [path for path in extra if not any(os.path.lexists(_at(root, path)) for root in layers)]
         extra = [path for path in extra if os.path.lexists(_at(overlay.mountpoint, path))]
         if extra:
             count = dict(zip(directory.roots, (len(layer.visible) for layer in names), strict=True))

@@ -126,3 +126,20 @@ def test_read_mappings_go_on_through_an_activation(make_overlay: MakeOverlay, ma
         assert mapped[:] == b"x" * 100_000
         assert file.read() == b"x" * 100_000
     wait_for(lambda: daemon.states()["/lib"] == "active")
+
+
+def test_a_restart_beside_a_pinned_directory_that_the_server_changed(
+    make_overlay: MakeOverlay, make_daemon: MakeDaemon
+) -> None:
+    mounted = make_overlay({"lib": files(3)})
+    held = os.open(mounted.at("lib"), os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        daemon = make_daemon(mount_policy(mounted, [{"path": "lib", "promote": "always"}])).start()
+        daemon.wait_state("pinned", b"lib")
+        with open(mounted.on_server("lib/new"), "w") as file:
+            file.write("new")
+        assert b"new" in os.listdir(mounted.at("lib")), "the mark has no effect yet"
+        daemon.restart()
+        assert daemon.status()["phase"] == "working"
+    finally:
+        os.close(held)

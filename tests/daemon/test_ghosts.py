@@ -110,7 +110,7 @@ def test_a_server_that_comes_back_has_lost_nothing(make_overlay: MakeOverlay, ma
 def test_another_lower_root_trips_the_wire(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     mounted = make_overlay(releases(2))
     daemon = make_daemon(mount_policy(mounted, RULES)).start()
-    daemon.wait_state("active", *libraries(2))
+    daemon.wait_state("active", *libraries(2), b"apps/r0/bin", b"apps/r1/bin")
     os.rename(mounted.lowers[0], mounted.lowers[0] + b".before")
     os.mkdir(mounted.lowers[0])  # as a server that exports another, empty directory under the name
     tripped = daemon.wait_event("trip_wire")
