@@ -195,8 +195,13 @@ def test_what_nfs_costs_is_what_the_lab_counted() -> None:
         "`ls -l`": "ls -l",
         "open and read each file": "open+read",
     }.items():
-        plain, unpromoted, metacopy, opaque = (
-            cell.strip().replace(",", "") for cell in counted[workload][0].split("|")
-        )
-        del plain, metacopy
+        _, unpromoted, _, opaque = (cell.strip().replace(",", "") for cell in counted[workload].split("|"))
         assert f"| {row} | {unpromoted} | {opaque} |" in said, f"{workload}: {unpromoted}, {opaque}"
+    launches = dict(
+        re.findall(r"^\| (plain|opaque) \| (.*) \|$", run.partition("#### One launch\n")[2], re.MULTILINE)[:2]
+    )
+    for launch in launches.values():
+        cells = launch.split(" | ")
+        assert cells[0] in TEXTS["README.md"], "RPCs of a launch"
+    assert launches["plain"].split(" | ")[-2] in TEXTS["README.md"], "missing names"
+    assert launches["opaque"].split(" | ")[-2] == "0"
