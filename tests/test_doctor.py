@@ -19,7 +19,7 @@ from support.overlays import MountedOverlay
 MakeOverlay = Callable[..., MountedOverlay]
 
 
-def rendered(report: doctor.Report, width: int = 200) -> str:
+def rendered(report: doctor.Report, width: int = 1000) -> str:
     out = StringIO()
     doctor.render(report, Console(file=out, width=width))
     return out.getvalue()
