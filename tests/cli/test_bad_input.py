@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from support.commands import environment, promoterd
+from support.needs import need
 from support.overlays import MountedOverlay
 from support.sites import Site
 
@@ -126,6 +127,7 @@ class TestActingWithoutDaemon:
         assert "/nonexistent.yaml" in ran.err
 
     def test_nothing_without_the_default_policy(self, tmp_path: Path) -> None:
+        need("root")
         if os.path.exists("/etc/promoterd/policy.yaml"):
             pytest.skip("this machine has one")
         ran = promoterd("promote", "/mnt/app", "--socket", str(tmp_path / "none"))

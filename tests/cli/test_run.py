@@ -14,6 +14,7 @@ import yaml
 
 from support.commands import Ran, environment, promoterd
 from support.daemons import RunningDaemon, wait_for
+from support.needs import need
 from support.sites import Site
 
 
@@ -24,6 +25,7 @@ def run(site: Site) -> Ran:
 
 class TestItDoesNotStart:
     def test_without_a_policy(self) -> None:
+        need("root")
         ran = promoterd("run", "--config", "/nonexistent.yaml")
         assert ran.code == 3
         assert "/nonexistent.yaml: found no such file" in ran.err

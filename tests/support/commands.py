@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from support.needs import need
+
 NOBODY = 65534
 PATIENCE = 60.0
 _AS_NOBODY = f"""
@@ -61,6 +63,8 @@ def promoterd(
     nobody: bool = False,
 ) -> Ran:
     """Run a command; a traceback is a failure whatever the test looks at. ``prefix`` is a program to run it by."""
+    if nobody:
+        need("root")
     entry = ["-c", _AS_NOBODY] if nobody else ["-m", "promoterd"]
     done = subprocess.run(
         [*prefix, sys.executable, *entry, *arguments],

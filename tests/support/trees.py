@@ -109,7 +109,8 @@ def _make(path: bytes, node: Node, root: bytes) -> None:
         node = Directory(node)
     default = _create(path, node, root)
     mode = default if node.mode is None else node.mode
-    os.chown(path, node.uid, node.gid, follow_symlinks=False)
+    if os.geteuid() == 0 or (node.uid, node.gid) != (0, 0):  # a plain user's trees are that user's
+        os.chown(path, node.uid, node.gid, follow_symlinks=False)
     if mode is not None:
         os.chmod(path, mode)
     for name, value in node.xattrs.items():
