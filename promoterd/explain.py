@@ -12,7 +12,7 @@ from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, pins, xattrs
 from promoterd.overlay.listing import Layers
-from promoterd.overlay.shadows import file_stands_alone
+from promoterd.overlay.shadows import leaning_files
 from promoterd.paths import display, join, show
 from promoterd.states import State
 from promoterd.terms import NANOSECONDS, terms_for, why_forbidden
@@ -73,11 +73,7 @@ def _entries(path: bytes, layers: Layers, *, needs_redirects: bool) -> dict[str,
     missing = {name for name in listing.entries if name not in upper}
     if needs_redirects and upper:
         with beneath.opened(layers.upper, path) as opened:
-            missing.update(
-                name
-                for name, entry in upper.items()
-                if stat.S_ISREG(entry.mode) and not file_stands_alone(opened, name)
-            )
+            missing.update(leaning_files(opened, upper))
     return {
         "entries": len(listing.entries),
         "not_shadowed": sorted(display(os.fsencode(name)) for name in missing),

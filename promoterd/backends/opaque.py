@@ -18,7 +18,7 @@ from promoterd.overlay.fitness import Facts, Finding, marking_findings
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.shadows import file_stands_alone
+from promoterd.overlay.shadows import leaning_files
 from promoterd.paths import join, show
 
 
@@ -44,11 +44,7 @@ class OpaqueBackend(UpperBackend):
         work = super()._unshadowed(layers, directory, upper)
         if upper:
             with beneath.opened(layers.upper, directory.path) as opened:
-                work.extend(
-                    (name, entry.mode)
-                    for name, entry in upper.items()
-                    if stat.S_ISREG(entry.mode) and not file_stands_alone(opened, name)
-                )
+                work.extend(leaning_files(opened, upper).items())
         return work
 
     def _check_children(

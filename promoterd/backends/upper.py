@@ -35,7 +35,6 @@ class UpperBackend(Backend):
 
     marks: ClassVar[bool] = True
     mark_value: ClassVar[bytes]
-    needs_redirects: ClassVar[bool]
 
     def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
         super().__init__(overlay, scratch=scratch, batch=batch, lanes=lanes)

@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -61,6 +61,15 @@ def others_own(layers: Layers, path: bytes, listing: LowerListing, upper: dict[s
         return set()
     with _opened(layers, path) as (above, lowers):
         return {name for name in unsure if _differs(lowers, above, name)}
+
+
+def leaning_files(directory: int, upper: Mapping[str, UpperEntry]) -> dict[str, int]:
+    """The files of an upper directory that would look for their data beside themselves, with their modes."""
+    return {
+        name: entry.mode
+        for name, entry in upper.items()
+        if stat.S_ISREG(entry.mode) and not file_stands_alone(directory, name)
+    }
 
 
 def file_stands_alone(above: int, name: str) -> bool:

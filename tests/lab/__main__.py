@@ -3,7 +3,7 @@
 import os
 import platform
 import re
-import subprocess
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from lab import plots, report, thresholds
+from lab import commands, plots, report, thresholds
 from lab.errors import LabError
 from lab.jobs import Job, Lab, measuring, rebooting, testing
 from lab.kernel import SERIES, fetch
@@ -72,7 +72,7 @@ def _run(lab: Lab, series: str, build: str, jobs: list[Job], *, short: bool, doc
     lab.build(kernel, SHORT if short else FULL)
     failures = [str(failure) for failure in lab.run(jobs)]
     left = [f"{home}/results.json" for job in jobs for home in job.results]
-    about = {"versions": _versions(), "command": " ".join(["make lab", *_arguments(short=short, kernel=series)])}
+    about = {"versions": _versions(), "command": _command(series)}
     runs = [run.model_copy(update=about) for one in left if os.path.exists(one) for run in Results.load(one).runs]
     if runs:
         fresh = Results(runs=runs)
@@ -94,19 +94,23 @@ def _report(before: Results, fresh: Results, path: str, *, docs: bool) -> None:
         plots.plot(results, page.with_suffix(".svg"))
 
 
-def _arguments(*, short: bool, kernel: str) -> list[str]:
-    return [*([] if kernel == SERIES[0] else [f"KERNEL={kernel}"]), *(["ARGS=--short"] if short else [])]
+def _command(series: str) -> str:
+    """What repeats this run."""
+    given = sys.argv[1:]
+    if "--kernel" in given:
+        at = given.index("--kernel")
+        del given[at : at + 2]
+    kernel = [] if series == SERIES[0] else [f"KERNEL={series}"]
+    return " ".join(["make lab", *kernel, *([f'ARGS="{shlex.join(given)}"'] if given else [])])
 
 
 def _versions() -> dict[str, str]:
     """Of what the guest was made from."""
-    qemu = subprocess.run([QEMU, "--version"], capture_output=True, text=True, check=False).stdout
-    nfs = subprocess.run(["mount.nfs", "-V"], capture_output=True, text=True, check=False)
     return {
         "promoterd": __version__,
         "Python": platform.python_version(),
-        "QEMU": _number(qemu),
-        "nfs-utils": _number(nfs.stdout + nfs.stderr),
+        "QEMU": _number(commands.run(QEMU, "--version")),
+        "nfs-utils": _number(commands.run("mount.nfs", "-V")),
     }
 
 
