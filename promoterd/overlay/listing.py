@@ -82,6 +82,7 @@ class Layers:
         self._stack = ExitStack()
         self.root = -1
         self.upper = -1
+        self.metadata: tuple[int, ...] = ()
         self.lowers: tuple[int, ...] = ()
 
     def __enter__(self) -> Self:
@@ -92,11 +93,12 @@ class Layers:
             if self.overlay.upper is not None:
                 self.upper = beneath.open_root(self.overlay.upper)
                 stack.callback(os.close, self.upper)
-            lowers = []
-            for layer in self.overlay.lowers:
-                lowers.append(beneath.open_root(layer))
-                stack.callback(os.close, lowers[-1])
-            self.lowers = tuple(lowers)
+            below = []
+            for layer in (*self.overlay.metadata, *self.overlay.lowers):
+                below.append(beneath.open_root(layer))
+                stack.callback(os.close, below[-1])
+            self.metadata = tuple(below[: len(self.overlay.metadata)])
+            self.lowers = tuple(below[len(self.overlay.metadata) :])
             self._stack = stack.pop_all()
         return self
 

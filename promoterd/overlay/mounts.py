@@ -16,9 +16,21 @@ from promoterd.paths import display
 
 _PARAMETERS = "/sys/module/overlay/parameters"
 _REDIRECT_MAX = 256
+FILES, REST = b"promoterd.files", b"promoterd.rest"
+"""What the two halves of a metadata layer are called: the topmost lower layers of an overlay that has one."""
 _LAYER_OPTIONS = (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir", b"workdir")
 
-__all__ = ["ModuleDefaults", "MountWatch", "Overlay", "lower_identity", "overlay_at", "read_overlays", "redirect_max"]
+__all__ = [
+    "FILES",
+    "REST",
+    "ModuleDefaults",
+    "MountWatch",
+    "Overlay",
+    "lower_identity",
+    "overlay_at",
+    "read_overlays",
+    "redirect_max",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +55,10 @@ class Overlay:
     """One mounted overlay.
 
     Layer paths are those of the mounter, topmost first; a relative one means nothing here and is in
-    ``relative_layers``. ``redirect_dir`` is ``on``, ``follow`` or ``nofollow``: what the kernel does, also where the
-    mounter wrote ``off``. ``other_options`` are those that have no field, as given.
+    ``relative_layers``. ``lowers`` are those that the server holds; the two halves of a metadata layer of ours above
+    them, known by their names alone, are in ``metadata``: files first, then the rest. ``redirect_dir`` is ``on``,
+    ``follow`` or ``nofollow``: what the kernel does, also where the mounter wrote ``off``. ``other_options`` are those
+    that have no field, as given.
     """
 
     mount_id: int
@@ -54,6 +68,7 @@ class Overlay:
     mount_options: tuple[str, ...]
     super_options: bytes
     read_only: bool
+    metadata: tuple[bytes, ...]
     lowers: tuple[bytes, ...]
     data_only: tuple[bytes, ...]
     upper: bytes | None
@@ -76,7 +91,12 @@ class Overlay:
     @property
     def layers(self) -> tuple[bytes, ...]:
         """Every layer path: upper, then the lower and the data-only ones."""
-        return (*((self.upper,) if self.upper is not None else ()), *self.lowers, *self.data_only)
+        return (*((self.upper,) if self.upper is not None else ()), *self.metadata, *self.lowers, *self.data_only)
+
+    @property
+    def layer_home(self) -> bytes | None:
+        """The directory that holds both halves of the metadata layer; None where there is none."""
+        return os.path.dirname(self.metadata[0]) if self.metadata else None
 
     @property
     def relative_layers(self) -> tuple[bytes, ...]:
@@ -142,6 +162,9 @@ def overlay_of(
     of = dict(shown)
     switches = {name: _switch(of.get(name), default=getattr(defaults, name.decode())) for name in _SWITCHES}
     lowers, data_only = split_lowerdir(of.get(b"lowerdir", b""))
+    metadata, lowers = split_metadata(
+        lowers + tuple(unescape_octal(value) for name, value in shown if name == b"lowerdir+")
+    )
     return Overlay(
         mount_id=entry.mount_id,
         mountpoint=entry.mountpoint,
@@ -150,7 +173,8 @@ def overlay_of(
         mount_options=entry.options,
         super_options=entry.super_options,
         read_only=b"ro" in of,
-        lowers=lowers + tuple(unescape_octal(value) for name, value in shown if name == b"lowerdir+"),
+        metadata=metadata,
+        lowers=lowers,
         data_only=data_only + tuple(unescape_octal(value) for name, value in shown if name == b"datadir+"),
         upper=_layer_path(of.get(b"upperdir"), is_directory),
         work=_layer_path(of.get(b"workdir"), is_directory),
@@ -167,10 +191,20 @@ def overlay_of(
     )
 
 
+def split_metadata(lowers: tuple[bytes, ...]) -> tuple[tuple[bytes, ...], tuple[bytes, ...]]:
+    """The two halves of a metadata layer of ours, if the lower layers begin with them, and the others."""
+    halves, others = lowers[:2], lowers[2:]
+    names = tuple(os.path.split(half) for half in halves)
+    if [name for _, name in names] == [FILES, REST] and names[0][0] == names[1][0] and others:
+        return halves, others
+    return (), lowers
+
+
 def unmounted_overlay(upper: bytes, lowers: Sequence[bytes]) -> Overlay:
     """An upper layer with its lower ones, mounted nowhere: mount point and options say nothing."""
     nowhere = MountEntry(-1, -1, (0, 0), b"/", b"", (), "overlay", b"", b"")
-    return replace(overlay_of(nowhere, ModuleDefaults()), upper=upper, lowers=tuple(lowers))
+    metadata, others = split_metadata(tuple(lowers))
+    return replace(overlay_of(nowhere, ModuleDefaults()), upper=upper, metadata=metadata, lowers=others)
 
 
 _SWITCHES = (b"metacopy", b"index", b"nfs_export")

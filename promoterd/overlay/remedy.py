@@ -28,7 +28,7 @@ def _options(overlay: Overlay, *, new_upper: bool) -> Iterator[bytes]:
     for flag in overlay.mount_options:
         if flag not in _DEFAULT_FLAGS:
             yield flag.encode()
-    layers = b":".join(_path(layer) for layer in overlay.lowers)
+    layers = b":".join(_path(layer) for layer in (*overlay.metadata, *overlay.lowers))
     yield b"lowerdir=" + layers + b"".join(b"::" + _path(layer) for layer in overlay.data_only)
     kept = None if new_upper else overlay.upper
     yield b"upperdir=" + _path(kept or _NEW_UPPER)

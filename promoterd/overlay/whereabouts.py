@@ -57,7 +57,7 @@ def find_misplaced(overlay: Overlay) -> list[Misplaced]:
     if overlay.upper is not None and not _is_upper_root(overlay.mountpoint, overlay.upper):
         return [Misplaced(overlay.upper, "its root has other times or another mode than the overlay's root")]
     upper = () if overlay.upper is None else (overlay.upper,)
-    pending = deque([_Merged(b"", (*upper, *overlay.lowers))])
+    pending = deque([_Merged(b"", (*upper, *overlay.metadata, *overlay.lowers))])
     for _ in range(_DIRECTORIES):
         if not pending:
             break
@@ -102,7 +102,7 @@ def _misfits(overlay: Overlay, directory: _Merged, names: list[_Names]) -> list[
     if not misplaced and overlay.lowers:
         extra = [join(directory.path, name) for name in sorted(merged - seen)[:_SAMPLE]]
         # also in a layer that a mark hides, which has no effect while a process holds the directory
-        layers = (*directory.roots, *overlay.lowers)
+        layers = (*directory.roots, *overlay.metadata, *overlay.lowers)
         extra = [path for path in extra if not any(os.path.lexists(_at(root, path)) for root in layers)]
         extra = [path for path in extra if os.path.lexists(_at(overlay.mountpoint, path))]
         if extra:

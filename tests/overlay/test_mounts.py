@@ -12,6 +12,7 @@ from promoterd.overlay.mounts import (
     Overlay,
     overlay_of,
     read_overlays,
+    split_metadata,
 )
 from support.overlays import MountedOverlay
 from support.places import Place
@@ -208,3 +209,22 @@ def test_relative_layers_are_reported(place: Place, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(os.fsdecode(place.base))
     overlay = place.mount(b"lowerdir=low:%s,upperdir=up,workdir=wk" % place.directory(b"abs"))
     assert overlay.relative_layers == (b"up", b"low", b"wk")
+
+
+def test_a_metadata_layer_is_known_by_its_names_and_is_no_layer_of_the_server() -> None:
+    halves = (b"/var/lib/x/promoterd.files", b"/var/lib/x/promoterd.rest")
+    assert split_metadata((*halves, b"/nfs", b"/nfs2")) == (halves, (b"/nfs", b"/nfs2"))
+
+
+@pytest.mark.parametrize(
+    "lowers",
+    [
+        (b"/x/promoterd.files", b"/x/promoterd.rest"),  # nothing below: there is no server to ask
+        (b"/x/promoterd.rest", b"/x/promoterd.files", b"/nfs"),
+        (b"/x/promoterd.files", b"/y/promoterd.rest", b"/nfs"),
+        (b"/nfs", b"/x/promoterd.files", b"/x/promoterd.rest"),
+        (b"/nfs",),
+    ],
+)
+def test_what_only_looks_like_a_metadata_layer_is_a_layer_like_any_other(lowers: tuple[bytes, ...]) -> None:
+    assert split_metadata(lowers) == ((), lowers)

@@ -52,6 +52,9 @@ class MountedOverlay:
     countings: list[CountingLower]
     _stack: ExitStack = field(repr=False)
     data_layers: list[bytes] = field(default_factory=list)
+    metadata: list[bytes] = field(default_factory=list)
+    """The two halves of the metadata layer, with ``layered=True``."""
+    data_countings: list[CountingLower] = field(default_factory=list)
 
     @property
     def mountpoint(self) -> bytes:
@@ -77,8 +80,27 @@ class MountedOverlay:
     def in_upper(self, path: str | bytes) -> bytes:
         return self.upper + b"/" + os.fsencode(path)
 
+    @property
+    def layer_home(self) -> bytes:
+        return os.path.dirname(self.metadata[0])
+
+    def in_files(self, path: str | bytes) -> bytes:
+        return self.metadata[0] + b"/" + os.fsencode(path)
+
+    def in_rest(self, path: str | bytes) -> bytes:
+        return self.metadata[1] + b"/" + os.fsencode(path)
+
+    def asked(self) -> int:
+        """Requests to all counting file systems since the last :meth:`reset`, those for data too."""
+        return sum(counting.total() for counting in (*self.countings, *self.data_countings))
+
+    def reset(self) -> None:
+        """Count from here."""
+        for counting in (*self.countings, *self.data_countings):
+            counting.reset()
+
     def mount(self) -> Self:
-        lowerdir = b":".join(self.layers) + b"".join(b"::" + layer for layer in self.data_layers)
+        lowerdir = b":".join([*self.metadata, *self.layers]) + b"".join(b"::" + layer for layer in self.data_layers)
         data = b"lowerdir=%s,upperdir=%s,workdir=%s" % (lowerdir, self.upper, self.work)
         if self.options:
             data += b"," + self.options.encode()
@@ -120,13 +142,15 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
     xattrs: bool = True,
     log: bool = False,
     data_lowers: Sequence[Tree] = (),
+    layered: bool = False,
     mount: bool = True,
 ) -> MountedOverlay:
     """An overlay in the new directory ``base``, on trees as :mod:`support.trees` writes them (topmost first).
 
     With ``counting`` each lower layer is a counting file system, whose three timeouts are all ``timeouts`` seconds;
     ``log`` makes it write its requests to ``base/lowerN.log``. ``upper_fs`` other than "dir" puts the upper layer on
-    a fresh file system of ``upper_size`` bytes.
+    a fresh file system of ``upper_size`` bytes. ``layered`` puts a metadata layer of ours above the lower layers, and
+    each of them below as a data layer once more, through a file system of its own (which needs ``counting``).
     """
     need("root", "overlay", *(["fuse"] if counting else []))
     trees = [lowers] if isinstance(lowers, Mapping) else list(lowers) or [{}]
@@ -138,10 +162,11 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
         data_layers = [base + b"/data%d" % number for number in range(len(data_lowers))]
         for source, tree in zip(data_layers, data_lowers, strict=True):
             build(source, tree)
-        layers, countings = list(sources), []
-        if counting:
-            layers = [source + b".fuse" for source in sources]
-            for source, layer in zip(sources, layers, strict=True):
+        layers = [source + b".fuse" if counting else source for source in sources]
+        data_layers += [source + b".data" for source in sources if layered]
+        countings = []
+        for source, layer in zip(sources * 2, layers + data_layers[len(data_lowers) :], strict=False):
+            if counting:
                 os.mkdir(layer)
                 lower = CountingLower(
                     source,
@@ -151,15 +176,28 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
                     attr_timeout=timeouts,
                     negative_timeout=timeouts,
                     xattrs=xattrs,
-                    log=os.fsdecode(source) + ".log" if log else None,
+                    log=os.fsdecode(layer).removesuffix(".fuse") + ".log" if log else None,
                 )
                 countings.append(stack.enter_context(lower))
         home = make_upper_fs(base, upper_fs, upper_size, stack)
         build(home + b"/upper", {})  # an overlay's root has the stamps of upper's
         os.mkdir(home + b"/work")
+        metadata = [home + b"/layer/promoterd.files", home + b"/layer/promoterd.rest"] if layered else []
+        for half in metadata:
+            os.makedirs(half)
         stack.callback(unmount, base + b"/mnt")
         made = MountedOverlay(
-            base, sources, layers, home + b"/upper", home + b"/work", options, countings, stack.pop_all(), data_layers
+            base,
+            sources,
+            layers,
+            home + b"/upper",
+            home + b"/work",
+            options,
+            countings[: len(sources)],
+            stack.pop_all(),
+            data_layers,
+            metadata,
+            countings[len(sources) :],
         )
         try:
             return made.mount() if mount else made
