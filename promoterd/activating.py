@@ -1,8 +1,6 @@
 """From marked to active: one reconfigure for all that wait, and a proof for each (R13, R14)."""
 
 import asyncio
-import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,9 +8,8 @@ from functools import partial
 from promoterd.backends.base import MarkState
 from promoterd.errors import Refused
 from promoterd.mounted import Mounted
-from promoterd.overlay import activation, beneath
-from promoterd.overlay.listing import Layers
-from promoterd.paths import display, join, show
+from promoterd.overlay import activation
+from promoterd.paths import show
 from promoterd.staleness import Verdict, examine
 from promoterd.states import State
 
@@ -30,6 +27,8 @@ class Activated:
 
     active: tuple[bytes, ...]
     pinned: tuple[bytes, ...]
+    kept: int = 0
+    """What was taken out, and stays because something may still refer to it."""
 
 
 async def activate(mount: Mounted) -> Activated:
@@ -48,25 +47,41 @@ async def _activate(mount: Mounted) -> Activated:
     pinned: list[bytes] = []
     await mount.quiet(waiting)
     try:
+        before = await _inodes(mount, waiting)
         await mount.run(activation.reconfigure, mount.overlay)
+        after = await _inodes(mount, waiting)
         for path in waiting:
-            await _judge(mount, path, active, pinned)
+            await _judge(mount, path, active, pinned, is_new=before.get(path) != after.get(path))
+        kept = await mount.with_layers(mount.backend.sweep)
     finally:
         await mount.hear([path for path in waiting if path not in pinned])
     mount.metrics.activated(len(active), len(pinned), mount.clock() - started)
     if waiting:
         mount.log.info("activation", active=len(active), pinned=len(pinned))
-    return Activated(tuple(active), tuple(pinned))
+    return Activated(tuple(active), tuple(pinned), kept)
 
 
-async def _judge(mount: Mounted, path: bytes, active: list[bytes], pinned: list[bytes]) -> None:
-    """Bring the book in line with what one marked directory is now."""
+async def _inodes(mount: Mounted, paths: Sequence[bytes]) -> dict[bytes, int]:
+    """What the overlay shows as the directories' inodes, for a backend that goes by that."""
+    if not mount.backend.effect_shows_in_inode:
+        return {}
+    return await mount.with_layers(partial(activation.inodes, paths=paths))
+
+
+async def _judge(mount: Mounted, path: bytes, active: list[bytes], pinned: list[bytes], *, is_new: bool) -> None:
+    """Bring the book in line with what one marked directory is now.
+
+    ``is_new``: the overlay has made its inode anew, with the mark on disk before that.
+    """
     found = await mount.with_layers(partial(mount.backend.on_disk, path=path))
     now = mount.clock()
     if found.mark is not MarkState.OURS:
         mount.book.forget([path], reason="its mark is gone")
         return
-    if found.in_effect is False:
+    in_effect = found.in_effect
+    if mount.backend.effect_shows_in_inode and in_effect is None:
+        in_effect = is_new
+    if in_effect is False:
         pinned.append(path)
         mount.book.move(path, State.PINNED, now=now, reason="a process holds it, or something in it")
         return
@@ -74,7 +89,7 @@ async def _judge(mount: Mounted, path: bytes, active: list[bytes], pinned: list[
     if broken is not None and not await _has_changed(mount, path):
         mount.trip(f"{show(path)} does not read back as it should: {broken}")
     active.append(path)
-    mount.book.move(path, State.ACTIVE, now=now, reason=None if found.in_effect else UNPROVEN)
+    mount.book.move(path, State.ACTIVE, now=now, reason=None if in_effect else UNPROVEN)
 
 
 async def _wrong_with(mount: Mounted, path: bytes) -> str | None:
@@ -82,7 +97,7 @@ async def _wrong_with(mount: Mounted, path: bytes) -> str | None:
     broken = None
     for reading in range(_READINGS):
         await asyncio.sleep(_PAUSE if reading else 0)
-        broken = await mount.with_layers(partial(read_back, path=path))
+        broken = await mount.with_layers(partial(mount.backend.read_back, path=path))
         if broken is None:
             break
     return broken
@@ -95,32 +110,3 @@ async def _has_changed(mount: Mounted, path: bytes) -> bool:
     except (Refused, OSError):
         return False
     return found.verdict in (Verdict.CHANGED, Verdict.VANISHED)
-
-
-def read_back(layers: Layers, path: bytes) -> str | None:
-    """What is wrong with a marked directory as an application sees it; None where nothing is.
-
-    Its listing against the upper layer's, and the attributes of a few of its entries: a cold stat of every one would
-    ask the server for each.
-    """
-    try:
-        expected = {name for name, entry in layers.list_upper(path).items() if not entry.whiteout}
-        seen = set(layers.list_merged(path))
-        if seen != expected:
-            names = sorted(seen ^ expected)[:3]
-            return f"its listing differs in {', '.join(display(os.fsencode(name)) for name in names)}"
-        return _sample_back(layers, path, sorted(seen))
-    except OSError as error:
-        return str(error)
-
-
-def _sample_back(layers: Layers, path: bytes, names: Sequence[str]) -> str | None:
-    with beneath.opened(layers.root, path) as merged, beneath.opened(layers.upper, path) as upper:
-        for name in names[:: max(1, len(names) // _SAMPLE)]:
-            ours = os.stat(name, dir_fd=upper, follow_symlinks=False)
-            seen = os.stat(name, dir_fd=merged, follow_symlinks=False)
-            if (stat.S_IFMT(ours.st_mode), ours.st_size) != (stat.S_IFMT(seen.st_mode), seen.st_size) and (
-                not stat.S_ISDIR(seen.st_mode)
-            ):
-                return f"{show(join(path, os.fsencode(name)))} has another type or size than its shadow"
-    return None

@@ -2,17 +2,16 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from typing import Any
 
-from promoterd.backends.base import MarkState, OnDisk
-from promoterd.backends.opaque import OpaqueBackend
+from promoterd.backends.base import Backend, MarkState, OnDisk
 from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
-from promoterd.overlay import beneath, pins, xattrs
+from promoterd.overlay import beneath, pins
 from promoterd.overlay.listing import Layers
-from promoterd.overlay.shadows import leaning_files
 from promoterd.paths import display, join, show
 from promoterd.states import State
 from promoterd.terms import NANOSECONDS, terms_for, why_forbidden
@@ -45,9 +44,7 @@ async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
     }
     refused = None
     try:
-        answer |= await mount.with_layers(
-            partial(_entries, path, needs_redirects=isinstance(mount.backend, OpaqueBackend))
-        )
+        answer |= await mount.with_layers(partial(_entries, path, mount.backend))
     except Refused as error:
         answer |= _NO_ENTRIES
         refused = str(error)
@@ -59,32 +56,31 @@ async def explain(mount: Mounted, path: bytes, heat: float) -> dict[str, Any]:
     return answer
 
 
-def _entries(path: bytes, layers: Layers, *, needs_redirects: bool) -> dict[str, Any]:
-    """How many names the lower layers list, and which of them have no entry in upper that stands alone.
+def _entries(path: bytes, backend: Backend, layers: Layers) -> dict[str, Any]:
+    """How many names the lower layers list, and which of them have no local entry that stands alone.
 
-    ``needs_redirects``: upper files that would look for their data beside themselves do not, whoever made them. Raises
-    Refused, OSError.
+    Raises Refused, OSError.
     """
     contributing = layers.contributing(path)
     if not contributing:
         return dict(_NO_ENTRIES)
     listing = layers.list_lower(path, contributing)
     upper = layers.list_upper(path)
-    missing = {name for name in listing.entries if name not in upper}
-    if needs_redirects and upper:
-        with beneath.opened(layers.upper, path) as opened:
-            missing.update(leaning_files(opened, upper))
+    merged = [name for name in listing.directories() if name not in upper or stat.S_ISDIR(upper[name].mode)]
     return {
         "entries": len(listing.entries),
-        "not_shadowed": sorted(display(os.fsencode(name)) for name in missing),
-        "not_complete_children": sorted(
-            display(os.fsencode(name))
-            for name in listing.directories()
-            if (name not in upper or stat.S_ISDIR(upper[name].mode))
-            and layers.upper_xattr(join(path, os.fsencode(name)), xattrs.OPAQUE) is None
+        "not_shadowed": _shown(backend.unshadowed(layers, path, listing)),
+        "not_complete_children": _shown(
+            name
+            for name in merged
+            if backend.on_disk(layers, join(path, os.fsencode(name))).mark in {MarkState.NONE, MarkState.OPEN}
         ),
         "lower_layers": [display(layers.overlay.lowers[index]) for index in contributing],
     }
+
+
+def _shown(names: Iterable[str]) -> list[str]:
+    return sorted(display(os.fsencode(name)) for name in names)
 
 
 async def _blocked_by(mount: Mounted, path: bytes, heat: float, on_disk: OnDisk) -> str | None:

@@ -67,6 +67,8 @@ class Mounted:
     doubted: frozenset[bytes] = frozenset()
     """Directories that vanished from the server together and tripped the wire; ``resume`` says that they are gone."""
     believed: frozenset[bytes] = frozenset()
+    unsettled: bool = False
+    """Whether the overlay remembers what is not so any more, and has to be made to forget it (R14)."""
     rewritten: set[bytes] = field(default_factory=set)
     """Stale directories whose stamps do not tell so: a file in them was rewritten in place."""
 
@@ -162,14 +164,14 @@ class Mounted:
             raise TripWire(mountpoint=self.name, reason=self.paused)
 
     def free_space_lack(self) -> str | None:
-        """What upper's file system is too short of for a promotion; None where there is enough. Raises OSError."""
-        assert self.overlay.upper is not None  # noqa: S101 - a marking backend was found fit
-        status = os.statvfs(self.overlay.upper)
+        """What the shadows' file system is too short of for a promotion; None where there is enough. Raises OSError."""
+        status = os.statvfs(self.backend.place)
+        where = "upper" if self.backend.place == self.overlay.upper else "layer's"
         limits = self.policy.limits
         total = status.f_blocks * status.f_frsize
         self.metrics.upper_free(status.f_bavail * status.f_frsize, status.f_favail, total, status.f_files)
         if status.f_bavail * status.f_frsize < limits.min_free_space.of(total):
-            return "the upper file system has less free space than limits.min_free_space"
+            return f"the {where} file system has less free space than limits.min_free_space"
         if status.f_files and status.f_favail < limits.min_free_inodes.of(status.f_files):
-            return "the upper file system has fewer free inodes than limits.min_free_inodes"
+            return f"the {where} file system has fewer free inodes than limits.min_free_inodes"
         return None

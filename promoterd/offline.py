@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from promoterd.backends.reopening import reopen_unmounted
+from promoterd.backends.traces import marks_below
 from promoterd.errors import Refused, UsageError
 from promoterd.ledger import Ledger, UpperLedger
 from promoterd.opening import identify_upper, known_upper
@@ -16,7 +17,6 @@ from promoterd.overlay.listing import Layers
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import ancestors, display, relative_to_mount, show
 from promoterd.provenance import Provenance, decode, digest
-from promoterd.reconcile import marks_below
 
 _NO_LAYER = "mount what it is on first; reopening needs the server's names"
 

@@ -2,6 +2,7 @@
 
 import os
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from types import TracebackType
@@ -11,8 +12,8 @@ import structlog
 from promoterd.backends.base import Backend
 from promoterd.backends.choice import AUTO, backend_for, best, verdicts
 from promoterd.book import Book
-from promoterd.errors import MountGone, NotPermitted, PromoterdError
-from promoterd.ledger import DirectoryRecord, Ledger
+from promoterd.errors import MountGone, NotPermitted, PromoterdError, UnfitMount
+from promoterd.ledger import DirectoryRecord, Ledger, UpperLedger
 from promoterd.metrics import Metrics, MountMetrics
 from promoterd.mounted import RETIRED, Mounted
 from promoterd.overlay import beneath, probe, xattrs
@@ -23,6 +24,7 @@ from promoterd.overlay.scratch import Scratch
 from promoterd.paths import display
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, Throttle
+from promoterd.states import MARKED
 
 LARGEST_BATCH = 512
 BURST = 0.2
@@ -74,10 +76,11 @@ class OpenedMount:
     def _open(self, stack: ExitStack) -> Mounted:
         overlay, policy, ledger = self._overlay, self._policy, self._ledger
         chosen, reason = choose_backend(overlay, policy)
-        upper_id = self._take(stack) if chosen.marks else _observed(overlay)
+        upper_id = self._take(stack, chosen) if chosen.marks else _observed(overlay)
         if self._writing:
             ledger.see_upper(upper_id, overlay.mountpoint, overlay.layers, self._clock())
         upper = ledger.upper(upper_id)
+        _check_marks(overlay, chosen, ledger.of(upper_id))
         metrics = self._metrics.of(display(overlay.mountpoint), chosen.name)
         pool = Pool(display(overlay.mountpoint), policy.limits.concurrency + _SPARE_WORKERS, policy.limits.stuck_after)
         stack.callback(pool.close)
@@ -99,19 +102,38 @@ class OpenedMount:
         mount.show_paused()
         return mount
 
-    def _take(self, stack: ExitStack) -> str:
+    def _take(self, stack: ExitStack, chosen: type[Backend]) -> str:
         """The upper layer's id, and the right to change the layer if that is wanted."""
         overlay = self._overlay
         assert overlay.upper is not None  # noqa: S101 - a marking backend was found fit
         if not self._writing:
             return known_upper(overlay.upper) or _observed(overlay)
-        stack.enter_context(WriterLock(overlay.upper))
+        for directory in {overlay.upper, overlay.layer_home or overlay.upper}:
+            stack.enter_context(WriterLock(directory))
         upper_id = identify_upper(overlay.upper)
+        if not chosen.uses_scratch:
+            return upper_id
         scratch = Scratch(self._policy.scratch_bytes)
         with Layers(overlay) as layers:
             scratch.ensure(layers.root, layers.upper, layers.lowers)
         stack.callback(_remove_scratch, overlay, scratch)
         return upper_id
+
+
+def _check_marks(overlay: Overlay, chosen: type[Backend], ledger: UpperLedger) -> None:
+    """Raise UnfitMount where directories are complete by another backend, which this one would not look after."""
+    others = Counter(
+        record.backend
+        for record in ledger.directories()
+        if record.state in MARKED and record.backend not in (None, chosen.name)
+    )
+    for name, number in others.most_common(1):
+        raise UnfitMount(
+            mountpoint=display(overlay.mountpoint),
+            backend=chosen.name,
+            reason=f"{number} directories of it are complete by the backend {name}, and nobody would keep them true",
+            hint=f"say `backend: {name}` for this mount, and `promoterd retire` it before you change that",
+        )
 
 
 def _observed(overlay: Overlay) -> str:

@@ -1,19 +1,21 @@
 """One directory, from hot to marked, over any backend."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 
-from promoterd.backends.base import Busy, Plan
+from promoterd.backends.base import Busy, MarkState, Plan
 from promoterd.errors import LedgerError, MountGone, PromoterdError, Refused, TripWire
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers
-from promoterd.paths import ancestors, show
+from promoterd.paths import ancestors, is_below, show
 from promoterd.pool import PoolClosed
 from promoterd.queueing import overlaps
 from promoterd.reconcile import settle
-from promoterd.states import State
+from promoterd.states import MARKED, State
 from promoterd.terms import NANOSECONDS, terms_for
 
 RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
@@ -107,6 +109,7 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
         await settle(mount, path)
         return Promotion(path, Outcome.MARKED, (path,))
     await _check_space(mount, path)
+    _leave_out_begun(mount, plan)
     closure = [directory.path for directory in plan.directories]
     mount.upper_ledger.begin(path, "promote", "shadow", now)
     mount.book.move_all(closure, State.SHADOWING, now=now, backend=mount.backend.name)
@@ -120,10 +123,12 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
         marked = await _complete(mount, plan)
     finally:
         try:
+            await mount.run(mount.backend.abandon, plan)
             await mount.hear([directory for directory in closure if directory not in marked])
         finally:
             if not marked:
                 mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
+                await _look_after_open(mount, closure)
     entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
     now = mount.clock()
     for directory in marked:
@@ -145,6 +150,60 @@ async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Pr
         mount.log.warning("hardlink_broken", path=show(link), reason="copied up without index=on, as policy allows")
     mount.log.info("promoted", path=show(path), directories=len(marked), entries=plan.entries)
     return Promotion(path, Outcome.MARKED, tuple(marked), plan.entries, broken_hardlinks=tuple(plan.broken_hardlinks))
+
+
+async def _look_after_open(mount: Mounted, paths: Sequence[bytes]) -> None:
+    """What was begun in place answers for lower already, so that it has to stay true to it (R1, R8)."""
+    if not mount.backend.resyncs:
+        return
+    with suppress(PromoterdError, PoolClosed, OSError):
+        for path in paths:
+            if (await mount.with_layers(partial(mount.backend.on_disk, path=path))).mark is MarkState.OPEN:
+                await settle(mount, path)
+
+
+def _leave_out_begun(mount: Mounted, plan: Plan) -> None:
+    """Ancestors that another promotion has taken on, or has completed since."""
+    begun = {State.SHADOWING, *MARKED}
+    plan.directories = [
+        directory
+        for directory in plan.directories
+        if is_below(directory.path, plan.path) or mount.book.state(directory.path) not in begun
+    ]
+
+
+async def resync(mount: Mounted, path: bytes) -> bool:
+    """Bring a stale directory in line with the server, in place; whether it may be a mark again now (R3, R4).
+
+    Raises Refused where that must not be, Busy where it cannot be now, TripWire, MountGone, OSError.
+    """
+    mount.check_not_paused()
+    if overlaps(path, mount.busy):
+        raise Busy(path=show(path), reason="it is being worked on")
+    mount.busy.add(path)
+    try:
+        terms = terms_for(mount.policy, path, round(mount.clock() * NANOSECONDS), mount.book.is_restless)
+        before = await mount.with_layers(partial(mount.backend.on_disk, path=path))
+        plan = await mount.with_layers(partial(mount.backend.resync, path=path, terms=terms))
+        try:
+            await _check_space(mount, path)
+            await _shadow(mount, plan, None)
+            marked = await _complete(mount, plan)
+        finally:
+            await mount.run(mount.backend.abandon, plan)
+    finally:
+        mount.busy.discard(path)
+    (directory,) = plan.directories
+    if before.provenance is None or not before.provenance.matches_stamps(directory.listing.stamps):
+        mount.unsettled = True
+    if path not in marked:
+        return False
+    now, entries = mount.clock(), plan.entries
+    mount.book.move(
+        path, State.COMPLETE, now=now, entries=entries, marked_at=now, last_checked=now, retry_at=None, regardless=True
+    )
+    mount.log.info("resynced", path=show(path), entries=entries)
+    return True
 
 
 async def _complete(mount: Mounted, plan: Plan) -> list[bytes]:
@@ -201,6 +260,9 @@ async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None
 def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, retry_at: float) -> None:
     """The state that an attempt ended in, known also where it cannot be written down: raises LedgerError afterwards."""
     record = mount.book.get(path)
+    if record is not None and record.state in MARKED:  # begun in place: the recheck goes on with it
+        mount.upper_ledger.finish(path)
+        return
     attempts = (record.attempts if record is not None else 0) + 1
     reason = str(error.fields.get("reason") or error.message)
     mount.book.move(

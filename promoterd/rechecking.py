@@ -55,7 +55,8 @@ class Rechecker:
         if due:
             for path in await recheck(mount, due, self._to_verify(due, now)):
                 self.finder.look_below(path)
-        if mount.book.in_states({State.COMPLETE}):
+        if mount.book.in_states({State.COMPLETE}) or mount.unsettled:
+            mount.unsettled = False
             self._activate()
         if mount.backend.marks:
             await mount.run(mount.free_space_lack)

@@ -1,21 +1,17 @@
 """At the start of work on a mount: disk wins over the ledger (R9), and what was begun is settled."""
 
-import os
-import stat
-from dataclasses import dataclass
 from functools import partial
 
 from promoterd.backends.base import Busy, MarkState
-from promoterd.backends.reopening import finish_interrupted
 from promoterd.errors import Refused
 from promoterd.mounted import Mounted
-from promoterd.overlay import rolls, xattrs
-from promoterd.overlay.listing import Layers
-from promoterd.paths import ancestors, join, show
+from promoterd.paths import ancestors, show
 from promoterd.states import MARKED, State
 from promoterd.terms import NANOSECONDS
 
 _REBUILD = "rebuild"
+HALF = "the server is asked as well until it is in line with it"
+"""Why a directory that was begun to be completed, or opened, is stale."""
 
 
 async def reconcile(mount: Mounted, *, rebuild: bool) -> list[bytes]:
@@ -37,23 +33,23 @@ async def reconcile(mount: Mounted, *, rebuild: bool) -> list[bytes]:
             candidates.update([*ancestors(entry.path), entry.path])
         else:
             again.append(entry.path)
-            candidates.update((await mount.with_layers(partial(traces_below, path=entry.path))).marked)
+            await mount.with_layers(partial(mount.backend.finish_promotion, path=entry.path))
+            candidates.update((await mount.with_layers(partial(mount.backend.traces, path=entry.path))).marked)
     if rebuild:
-        traces = await mount.with_layers(partial(traces_below, path=b""))
+        traces = await mount.with_layers(partial(mount.backend.traces, path=b""))
         candidates.update(traces.marked)
         mount.follow(traces.followed)
         mount.log.info("rebuilt", marked=len(traces.marked), reason="the ledger knows nothing of this upper layer")
     for path in sorted(candidates):
         await settle(mount, path)
-    if mount.backend.marks:
-        await mount.with_layers(rolls.sweep)
+    await mount.with_layers(mount.backend.sweep)
     mount.upper_ledger.finish(b"", *(entry.path for entry in interrupted))
     return again
 
 
 async def _finish_reopening(mount: Mounted, path: bytes) -> None:
     try:
-        undone = await mount.with_layers(partial(finish_interrupted, path=path))
+        undone = await mount.with_layers(partial(mount.backend.finish_reopening, path=path))
     except (Busy, Refused) as error:
         reason = str(error.fields["reason"])
         mount.upper_ledger.defer(path, reason, mount.clock())
@@ -65,11 +61,18 @@ async def _finish_reopening(mount: Mounted, path: bytes) -> None:
 async def settle(mount: Mounted, path: bytes) -> None:
     """Write down what disk says of a directory."""
     found = await mount.with_layers(partial(mount.backend.on_disk, path=path))
+    if found.mark is MarkState.OPEN and found.provenance is not None:
+        if not mount.book.is_marked(path):
+            mount.book.forget([path], reason="found half complete on disk")
+            mount.book.move(path, State.COMPLETE, now=mount.clock(), backend=mount.backend.name)
+        mount.book.move(path, State.STALE, now=mount.clock(), reason=HALF)
+        return
     if found.mark is not MarkState.OURS or found.provenance is None:
         mount.book.forget([path], reason=f"the mark on disk is {found.mark.value}")
         return
     record = mount.book.get(path)
-    state = State.COMPLETE if found.in_effect is False else State.ACTIVE
+    unproven = found.in_effect is None and mount.backend.effect_shows_in_inode
+    state = State.COMPLETE if found.in_effect is False or unproven else State.ACTIVE
     if record is not None and record.state is State.STALE:
         state = State.STALE
     if record is None or record.state is not state:
@@ -84,34 +87,3 @@ async def settle(mount: Mounted, path: bytes) -> None:
             reason=record.reason if record is not None and state is State.STALE else None,
             marked_at=found.provenance.completed_ns / NANOSECONDS,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Traces:
-    """Directories of an upper layer that we marked, and those that we copied up to look as lower's do (R2)."""
-
-    marked: list[bytes]
-    followed: list[bytes]
-
-
-def marks_below(layers: Layers, path: bytes) -> list[bytes]:
-    """Directories of the upper layer, ``path`` and below, that carry provenance of ours."""
-    return traces_below(layers, path).marked
-
-
-def traces_below(layers: Layers, path: bytes) -> Traces:
-    """What is ours in the upper layer, at ``path`` and below. Raises OSError."""
-    found = Traces([], [])
-    waiting = [path]
-    while waiting:
-        directory = waiting.pop()
-        if directory and layers.upper_xattr(directory, xattrs.PROVENANCE) is not None:
-            found.marked.append(directory)
-        if directory and layers.upper_xattr(directory, xattrs.ANCESTOR) is not None:
-            found.followed.append(directory)
-        waiting.extend(
-            join(directory, os.fsencode(name))
-            for name, entry in layers.list_upper(directory).items()
-            if stat.S_ISDIR(entry.mode)
-        )
-    return found

@@ -10,7 +10,7 @@ from promoterd.backends.quiet import QuietPeriod
 from promoterd.errors import Deferred, Interrupted, MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import mounts
-from promoterd.paths import ancestors, show
+from promoterd.paths import ancestors, is_below, show
 from promoterd.queueing import overlaps
 from promoterd.states import MARKED, State
 
@@ -134,12 +134,18 @@ def _sort_out(mount: Mounted, paths: Collection[bytes], *, writable: bool) -> tu
 
 
 def _chain(mount: Mounted, paths: Collection[bytes]) -> list[bytes]:
-    """The directories with their ancestors, as far as they are complete, top-down."""
+    """The directories with what has to be reopened with them, top-down: their complete ancestors, or descendants."""
+    if mount.backend.reopens_live:
+        marked = (record.path for record in mount.book.in_states(MARKED))
+        return [directory for directory in marked if any(is_below(directory, path) for path in paths)]
     wanted = {directory for path in paths for directory in (*ancestors(path), path)}
     return sorted(directory for directory in wanted if mount.book.is_marked(directory))
 
 
 async def _is_writable(mount: Mounted) -> bool:
+    """Whether anybody may write to what is to be reopened, where that matters."""
+    if mount.backend.reopens_live:
+        return False
     overlay = await mount.run(mounts.overlay_at, mount.overlay.mountpoint)
     return not overlay.read_only
 
@@ -158,6 +164,11 @@ def _check_above(path: bytes, chain: Sequence[bytes], waiting: Mapping[bytes, st
     for directory in chain:
         if directory in waiting:
             raise Deferred(path=show(path), reason=f"{show(directory)} stays complete: {waiting[directory]}")
+
+
+def _other_hint(error: Busy) -> str | None:
+    """What the backend says can be done, if it is more than that it is tried again."""
+    return None if error.hint == Busy.default_hint else error.hint
 
 
 def _promotion_under_way(path: bytes) -> Refused:
@@ -183,7 +194,8 @@ async def _quiet(mount: Mounted, directories: Sequence[bytes], *, writable: bool
     mount.busy.update(directories)
     try:
         await mount.quiet(directories)
-        await mount.run(period.begin)
+        if not mount.backend.reopens_live:
+            await mount.run(period.begin)
         await _wait(mount, seconds)
         await mount.with_layers(lambda _: None)  # raises MountGone where that has not been noticed yet
         _check_not_stopping(mount)
@@ -224,9 +236,11 @@ async def _undo(mount: Mounted, paths: Sequence[bytes], chain: Sequence[bytes], 
     except Busy as error:
         mount.upper_ledger.finish(*paths)
         mount.metrics.reopened("deferred")
-        raise Deferred(path=show(paths[0]), reason=str(error.fields["reason"])) from error
+        raise Deferred(path=show(paths[0]), reason=str(error.fields["reason"]), hint=_other_hint(error)) from error
     mount.upper_ledger.finish(*paths)
     mount.upper_ledger.undefer(*chain)
     mount.book.forget(chain, reason="reopened")
-    mount.follow(chain)
+    if not mount.backend.reopens_live:  # else nothing of it is left
+        mount.follow(chain)
+    mount.unsettled = mount.backend.reopens_live  # who holds what was taken out keeps it for everybody
     mount.metrics.reopened("live")

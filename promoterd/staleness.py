@@ -9,18 +9,16 @@ from functools import partial
 from promoterd.backends.base import MarkState
 from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
-from promoterd.overlay import beneath, ghosts, mounts, syscalls
-from promoterd.overlay.ancestors import follow_lower
+from promoterd.overlay import beneath, mounts, syscalls
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, display, is_below, show
 from promoterd.queueing import overlaps
 from promoterd.reopen import reopen_wanted
+from promoterd.resyncing import STALE_A_DAY, resync_or_leave
 from promoterd.states import MARKED, State
 from promoterd.terms import RESTLESS, why_forbidden
 from promoterd.verifying import rewritten
 
-STALE_A_DAY = 3
-"""Changes in one day from which on a directory counts as growing (R7)."""
 VANISHED_SHARE, VANISHED_LEAST = 0.05, 3
 """More than this share, and at least this many, vanished at once: the server is not believed (R1)."""
 
@@ -30,6 +28,7 @@ class Verdict(StrEnum):
 
     FRESH = "fresh"
     CHANGED = "changed"
+    OPEN = "open"
     OTHER_LOWER = "other_lower"
     VANISHED = "vanished"
     UNMARKED = "unmarked"
@@ -52,7 +51,7 @@ def too_many_vanished(vanished: int, checked: int) -> bool:
 def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
     """Compare a marked directory with the server, asked anew, ancestors first. Raises OSError."""
     found = mount.backend.on_disk(layers, path)
-    if found.mark is not MarkState.OURS or found.provenance is None:
+    if found.mark not in {MarkState.OURS, MarkState.OPEN} or found.provenance is None:
         return Finding(path, Verdict.UNMARKED)
     present = [mounts.lower_identity(layer) for layer in mount.overlay.lowers]
     if not found.provenance.is_from(present):
@@ -66,6 +65,8 @@ def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
         for index in contributing:  # asked for its attributes, the client looks names in it up anew (nfs(5), actimeo)
             with beneath.opened(layers.lowers[index], directory) as lower:
                 syscalls.statx(lower, force_sync=True)
+    if found.mark is MarkState.OPEN:
+        return Finding(path, Verdict.OPEN)
     if not found.provenance.is_over([present[index] for index in contributing]) or not (
         found.provenance.matches_stamps(layers.stamps(path, contributing))
     ):
@@ -90,6 +91,19 @@ async def recheck(mount: Mounted, paths: Sequence[bytes], verify: Collection[byt
         await _remove_ghosts(mount, findings, len(everything))
     else:
         mount.believed = frozenset()
+    to_reopen = await _take_note(mount, findings, verify)
+    if mount.backend.resyncs:
+        to_reopen = await resync_or_leave(mount, to_reopen)
+    reopened = [path for group in _by_tree(mount, to_reopen) for path in await _reopen_or_say(mount, group)]
+    await _count_restless(mount, reopened)
+    await follow(mount, sorted({above for path in paths for above in ancestors(path)}))
+    for path in filter(mount.book.is_marked, paths):
+        await _follow_children(mount, path)
+    return reopened
+
+
+async def _take_note(mount: Mounted, findings: Sequence[Finding], verify: Collection[bytes]) -> list[bytes]:
+    """Bring the book in line with what was found; returns what must not stay complete as it is."""
     to_reopen = []
     for finding in findings:
         forbidden = why_forbidden(mount.policy.rule_for(finding.path))
@@ -98,6 +112,8 @@ async def recheck(mount: Mounted, paths: Sequence[bytes], verify: Collection[byt
         elif finding.verdict is Verdict.CHANGED:
             await _went_stale(mount, finding.path, "the server changed it")
             to_reopen.append(finding.path)
+        elif finding.verdict is Verdict.OPEN:
+            to_reopen.append(finding.path)
         elif finding.verdict is Verdict.FRESH and forbidden is not None:
             _no_longer_allowed(mount, finding.path, forbidden)
             to_reopen.append(finding.path)
@@ -105,10 +121,18 @@ async def recheck(mount: Mounted, paths: Sequence[bytes], verify: Collection[byt
             to_reopen.append(finding.path)
         elif finding.verdict is Verdict.FRESH:
             _is_fresh(mount, finding.path)
-    reopened = [path for group in _by_tree(mount, to_reopen) for path in await _reopen_or_say(mount, group)]
-    await _count_restless(mount, reopened)
-    await follow(mount, sorted({above for path in paths for above in ancestors(path)}))
-    return reopened
+    return to_reopen
+
+
+async def _follow_children(mount: Mounted, path: bytes) -> None:
+    """What stands in a complete directory without being complete is to look as on the server (R2)."""
+    try:
+        children = await mount.with_layers(partial(mount.backend.followers, path=path))
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    if children:
+        mount.metrics.throttled(await mount.throttle.take(len(children)))
+        await follow(mount, children)
 
 
 def _by_tree(mount: Mounted, paths: Sequence[bytes]) -> list[list[bytes]]:
@@ -225,9 +249,7 @@ async def _remove_ghosts(mount: Mounted, findings: Sequence[Finding], checked: i
 async def _remove_ghost(mount: Mounted, root: bytes) -> None:
     """Remove what the server has deleted, and forget it. Raises Refused, OSError, MountGone."""
     async with mount.changing:
-        removed = await mount.with_layers(
-            partial(ghosts.remove_ghost, path=root, scratch_name=mount.policy.scratch_bytes)
-        )
+        removed = await mount.with_layers(partial(mount.backend.remove_ghost, path=root))
     mount.metrics.ghosts_removed(removed.shadows)
     mount.log.warning(
         "ghost_removed",
@@ -258,7 +280,7 @@ async def follow(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]:
         if not path or mount.book.is_marked(path):
             continue
         try:
-            if await mount.with_layers(partial(follow_lower, path=path)):
+            if await mount.with_layers(partial(mount.backend.follow, path=path)):
                 followed.append(path)
                 mount.log.info("directory_follows", path=show(path), reason="the server changed its attributes")
         except FileNotFoundError:

@@ -28,6 +28,8 @@ def terms_for(policy: MountPolicy, path: bytes, now_ns: int, is_restless: Callab
             break_hardlinks=governing.hardlinks == "break",
             hide_unlisted=governing.unlisted == "hide",
             ignore_watchers=governing.watched == "ignore",
+            chain=governing.chain,
+            copy_xattrs=governing.xattrs == "copy",
         )
 
     return Terms(

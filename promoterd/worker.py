@@ -82,7 +82,8 @@ class Worker:
         """Work until cancelled. Raises MountGone when the mount goes, and whatever else must not be survived."""
         self.source = self._finder.source = source
         self.wanted.update(await reconcile(self.mount, rebuild=rebuild))
-        if self.mount.book.in_states({State.COMPLETE, State.PINNED}):
+        kept = await self.mount.with_layers(self.mount.backend.sweep)
+        if kept or self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
         for record in await self.mount.run(self.mount.upper_ledger.load_heat):
             self.tracker.add(record.path, record.heat, record.at)
@@ -184,4 +185,4 @@ class Worker:
         except OSError as error:
             self.mount.log.warning("activation_failed", reason=str(error))
             return False, True
-        return bool(done.active), bool(done.pinned)
+        return bool(done.active), bool(done.pinned or done.kept)

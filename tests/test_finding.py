@@ -159,7 +159,7 @@ def test_the_others_are_rechecked(
                 raise error
             return False
 
-        monkeypatch.setattr("promoterd.staleness.follow_lower", follow_lower)
+        monkeypatch.setattr("promoterd.backends.upper.follow_lower", follow_lower)
         mount.followed.update({b"m", b"n"})
         asyncio.run(Rechecker(mount, finder, lambda: activated.append(True))._look(mount.clock()))
         assert [said["path"] for said in logs if said["event"] == "recheck_failed"] == ["/a"]

@@ -15,6 +15,7 @@ from typing import ClassVar
 from promoterd import plugins
 from promoterd.errors import PromoterdError
 from promoterd.overlay.fitness import Facts, Finding
+from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
 from promoterd.provenance import Provenance
@@ -26,6 +27,7 @@ class MarkState(StrEnum):
     """What is on disk for a directory."""
 
     NONE = "none"
+    OPEN = "open"
     OURS = "ours"
     FOREIGN = "foreign"
     MOVED = "moved"
@@ -36,7 +38,9 @@ class OnDisk:
     """The state of a directory as its layers tell it.
 
     ``in_effect`` says whether the mark is known to be answering on the live mount: None where the file system gives
-    no proof. A mark that is not ours is FOREIGN; ours on a directory that was renamed since is MOVED.
+    no proof. A mark that is not ours is FOREIGN; ours on a directory that was renamed since is MOVED. OPEN is what was
+    complete, or is being completed in place: lower is asked, but what stands in the way of its answers has to be kept
+    true to it.
     """
 
     mark: MarkState
@@ -49,7 +53,8 @@ class DirectoryTerms:
     """What policy demands of one directory of a closure, as plain values.
 
     ``forbidden`` is the reason why it must never be complete. An entry whose mtime or ctime is newer than
-    ``oldest_allowed_ns`` is too young (R7).
+    ``oldest_allowed_ns`` is too young (R7). ``chain``: complete it for the sake of what is complete below it.
+    ``copy_xattrs``: its entries' ACLs, capabilities and other attributes are looked for and taken over.
     """
 
     forbidden: str | None = None
@@ -57,6 +62,8 @@ class DirectoryTerms:
     break_hardlinks: bool = False
     hide_unlisted: bool = False
     ignore_watchers: bool = False
+    chain: bool = True
+    copy_xattrs: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,14 @@ class Plan:
         return sum(len(directory.listing.entries) for directory in self.directories)
 
 
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """Directories with provenance of ours, and those that only have to look as lower's do (R2)."""
+
+    marked: list[bytes]
+    followed: list[bytes]
+
+
 class Busy(PromoterdError):
     """{path} changed while it was being shadowed: {reason}."""
 
@@ -114,6 +129,17 @@ class Backend(ABC):
     name: ClassVar[str]
     marks: ClassVar[bool]
     """False for a backend that never changes anything."""
+    uses_scratch: ClassVar[bool] = False
+    """Whether it needs the scratch directory in the overlay (R17)."""
+    resyncs: ClassVar[bool] = False
+    """Whether a directory that the server changed is brought in line with it; otherwise it is reopened."""
+    reopens_live: ClassVar[bool] = False
+    """Whether any directory can be reopened under writers, with what is complete below it.
+
+    Otherwise it is reopened with what is complete above it, and while nobody can write (R5, R6).
+    """
+    effect_shows_in_inode: ClassVar[bool] = False
+    """Whether a mark took effect if, and only if, the overlay made the directory's inode after it (R13)."""
 
     def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
         """``batch``: entries between two looks at the throttle; ``lanes``: directories worked on side by side."""
@@ -159,6 +185,76 @@ class Backend(ABC):
         before anything is changed. Raises Busy also where it did not take effect or somebody wrote meanwhile: the marks
         are then as before. Raises Refused, before anything is changed.
         """
+
+    # What a backend that changes nothing leaves as it is
+
+    @property
+    def place(self) -> bytes:
+        """Where its shadows are: the directory whose file system they fill, and that only one process writes to."""
+        return self.overlay.upper or b"/"
+
+    def resync(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
+        """The plan that brings a directory in line with the server after a change; see ``resyncs``.
+
+        It is shadowed and completed as any other; complete() marks nothing that policy forbids for now.
+        """
+        raise NotImplementedError
+
+    def abandon(self, plan: Plan) -> None:
+        """Forget what :meth:`shadow` has prepared for a plan, whether it was completed or not."""
+        del plan
+
+    def read_back(self, layers: Layers, path: bytes) -> str | None:
+        """What is wrong with a directory whose mark is in effect, as an application sees it; None where nothing is."""
+        del layers, path
+        return None
+
+    def unshadowed(self, layers: Layers, path: bytes, listing: LowerListing) -> set[str]:
+        """Names of lower that have no local entry which could stand without it."""
+        return set(listing.entries).difference(layers.list_upper(path))
+
+    def checkable(self, layers: Layers, path: bytes) -> list[str]:
+        """Files whose shadows hold nothing but lower's attributes: to be compared with the server's (R8)."""
+        del layers, path
+        return []
+
+    def files_root(self, layers: Layers) -> int:
+        """The root of the layer that holds the shadows of files."""
+        return layers.upper
+
+    def traces(self, layers: Layers, path: bytes) -> Traces:
+        """What is ours at ``path`` and below. Raises OSError."""
+        del layers, path
+        return Traces([], [])
+
+    def sweep(self, layers: Layers) -> int:
+        """Remove what nothing refers to any more; how much has to stay because something still may."""
+        del layers
+        return 0
+
+    def finish_promotion(self, layers: Layers, path: bytes) -> None:
+        """Undo the half of an interrupted promotion that no later one would build on."""
+        del layers, path
+
+    def finish_reopening(self, layers: Layers, path: bytes) -> int:
+        """Finish or undo an interrupted reopening; how many directories it was about. Raises Busy, Refused, OSError."""
+        del layers, path
+        return 0
+
+    def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
+        """Remove our shadows at and below ``path``, which no lower layer has; never what a user made (R1)."""
+        del layers
+        return Removed(path, 0, ())
+
+    def follow(self, layers: Layers, path: bytes) -> bool:
+        """Make an incomplete directory of ours look as lower's does again; whether it did not (R2). Raises OSError."""
+        del layers, path
+        return False
+
+    def followers(self, layers: Layers, path: bytes) -> list[bytes]:
+        """Directories in a complete one that are not complete, and freeze how they look until they follow lower."""
+        del layers, path
+        return []
 
 
 def names() -> list[str]:

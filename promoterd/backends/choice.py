@@ -10,8 +10,9 @@ from promoterd.overlay.mounts import Overlay
 from promoterd.paths import display
 
 AUTO = "auto"
-PREFERENCE = ("finalize", "opaque", "observe")
-"""What ``auto`` takes, best first: a kernel that marks by itself, our own mark, and the dry run that is always fit.
+PREFERENCE = ("finalize", "layer", "opaque", "observe")
+"""What ``auto`` takes, best first: a kernel that marks by itself, a metadata layer where the mount has one, our own mark
+in upper, and the dry run that is always fit.
 
 A backend of another package is taken only where policy names it.
 """

@@ -1,6 +1,7 @@
 """What the backends that shadow in the upper layer share: copy-up in batches, verification, and the state on disk."""
 
 import errno
+import stat
 import threading
 import time
 from abc import abstractmethod
@@ -10,16 +11,20 @@ from functools import partial
 from itertools import count
 from typing import ClassVar
 
-from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory
+from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory, Traces
 from promoterd.backends.lanes import Piece, side_by_side, spread, steps
-from promoterd.overlay import beneath, copyup, mounts, rolls, xattrs
+from promoterd.backends.reading import read_back
+from promoterd.backends.reopening import finish_interrupted
+from promoterd.backends.traces import traces_below
+from promoterd.overlay import beneath, copyup, ghosts, mounts, rolls, xattrs
 from promoterd.overlay.activation import mark_in_effect
-from promoterd.overlay.ancestors import adopt, adopt_ancestors
+from promoterd.overlay.ancestors import adopt, adopt_ancestors, follow_lower
 from promoterd.overlay.gate import UpperGate
-from promoterd.overlay.listing import Layers, UpperEntry
+from promoterd.overlay.ghosts import Removed
+from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import lane
-from promoterd.overlay.shadows import others_own
+from promoterd.overlay.shadows import completion_of, is_unmodified_shadow, others_own
 from promoterd.paths import show
 from promoterd.provenance import Provenance, decode
 
@@ -34,6 +39,7 @@ class UpperBackend(Backend):
     """Shadows by copy-up through the live overlay; subclasses say how a directory is marked."""
 
     marks: ClassVar[bool] = True
+    uses_scratch: ClassVar[bool] = True
     mark_value: ClassVar[bytes]
 
     def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
@@ -101,6 +107,46 @@ class UpperBackend(Backend):
     @abstractmethod
     def _mark(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
         """Mark the plan's directories, children first; each level is durable before the next."""
+
+    def read_back(self, layers: Layers, path: bytes) -> str | None:
+        """Compares the listing, and the attributes of a few entries, with upper's."""
+        return read_back(layers, path)
+
+    def unshadowed(self, layers: Layers, path: bytes, listing: LowerListing) -> set[str]:
+        """Names without an upper entry, and upper files that would look for their data beside themselves."""
+        directory = PlannedDirectory(path, (), listing)
+        return {name for name, _ in self._unshadowed(layers, directory, layers.list_upper(path))}
+
+    def checkable(self, layers: Layers, path: bytes) -> list[str]:
+        """The files of which upper holds nothing but a copy of lower's attributes."""
+        completion = completion_of(layers, path)
+        with beneath.opened(layers.upper, path) as upper:
+            return [
+                name
+                for name, entry in layers.list_upper(path).items()
+                if stat.S_ISREG(entry.mode) and is_unmodified_shadow(upper, name, entry, completion)
+            ]
+
+    def traces(self, layers: Layers, path: bytes) -> Traces:
+        """What is ours in the upper layer, at ``path`` and below."""
+        return traces_below(layers, path)
+
+    def sweep(self, layers: Layers) -> int:
+        """Remove rolls that belong to no mark."""
+        rolls.sweep(layers)
+        return 0
+
+    def finish_reopening(self, layers: Layers, path: bytes) -> int:
+        """Finish it or undo it; see :func:`promoterd.backends.reopening.finish_interrupted`."""
+        return finish_interrupted(layers, path)
+
+    def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
+        """Remove what we copied up and nobody changed; see :mod:`promoterd.overlay.ghosts`."""
+        return ghosts.remove_ghost(layers, path, self.scratch)
+
+    def follow(self, layers: Layers, path: bytes) -> bool:
+        """Through the overlay, but for what a user changed; see :mod:`promoterd.overlay.ancestors`."""
+        return follow_lower(layers, path)
 
     def _settle(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
         """Pass over the closure until nothing is left to do, nobody changes it, and all of it is durable."""

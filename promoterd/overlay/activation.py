@@ -2,8 +2,10 @@
 
 import errno
 import os
+from collections.abc import Iterable
 
 from promoterd.overlay import beneath, syscalls
+from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
 
 _FLAGS = {
@@ -47,3 +49,19 @@ def mark_in_effect(root: int, upper: int, path: bytes) -> bool | None:
             return None
     with beneath.opened(root, path) as directory:
         return os.fstat(directory).st_nlink > 1
+
+
+def inodes(layers: Layers, paths: Iterable[bytes]) -> dict[bytes, int]:
+    """The inode numbers that the overlay shows for directories; those that it does not show are left out.
+
+    A number is drawn when the overlay makes the inode (get_next_ino, without xino). Another number than before a
+    reconfigure therefore means that the layers were looked up anew since.
+    """
+    found = {}
+    for path in paths:
+        try:
+            with beneath.opened(layers.root, path) as directory:
+                found[path] = os.fstat(directory).st_ino
+        except OSError:
+            continue
+    return found

@@ -15,6 +15,7 @@ from typing import Self
 
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, syscalls, xattrs
+from promoterd.overlay.attributes import AttributeTable
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.xattrs import stat_is_whiteout
 from promoterd.paths import ancestors, show
@@ -45,15 +46,29 @@ def stamp(directory: int) -> Stamp:
 
 @dataclass(slots=True)
 class LowerListing:
-    """The union of the lower directories that a merged directory is made of; lower whiteouts applied and left out."""
+    """The union of the lower directories that a merged directory is made of; lower whiteouts applied and left out.
+
+    ``attributes``, where it was asked for, holds those of the entries in their order. The newest is the newest of what
+    is no directory: directories are judged for themselves.
+    """
 
     stamps: tuple[Stamp, ...]
+    attributes: AttributeTable | None = None
     entries: dict[str, int] = field(default_factory=dict)
     newest_ns: int = 0
     newest: str = ""
     hard_linked: list[str] = field(default_factory=list)
     redirected: list[str] = field(default_factory=list)
     unchangeable: list[str] = field(default_factory=list)
+
+    def add(self, name: str, status: os.stat_result, layer: int) -> None:
+        """One more entry, of the lower layer with this number."""
+        self.entries[name] = status.st_mode
+        if self.attributes is not None:
+            self.attributes.append(status, layer)
+        newest = max(status.st_mtime_ns, status.st_ctime_ns)
+        if newest > self.newest_ns and not stat.S_ISDIR(status.st_mode):
+            self.newest_ns, self.newest = newest, name
 
     def directories(self) -> list[str]:
         """Names of the child directories."""
@@ -152,15 +167,15 @@ class Layers:
                 os.close(descriptor)
         return tuple(found)
 
-    def list_lower(self, path: bytes, layers: tuple[int, ...]) -> LowerListing:
+    def list_lower(self, path: bytes, layers: tuple[int, ...], *, with_attributes: bool = False) -> LowerListing:
         """Read the lower directories at ``path``, in readdir order with each entry's attributes. Raises OSError."""
         stamps = []
-        listing = LowerListing(())
+        listing = LowerListing((), AttributeTable() if with_attributes else None)
         hidden: set[str] = set()
         for index in layers:
-            with _opened_to_read(self.lowers[index], path) as directory:
+            with opened_to_read(self.lowers[index], path) as directory:
                 stamps.append(stamp(directory))
-                _read_lower(directory, listing, hidden)
+                _read_lower(directory, listing, hidden, index)
         listing.stamps = tuple(stamps)
         return listing
 
@@ -178,14 +193,14 @@ class Layers:
     def list_upper(self, path: bytes) -> dict[str, UpperEntry]:
         """The upper directory's names; empty where there is no upper directory."""
         try:
-            with _opened_to_read(self.upper, path) as directory:
+            with opened_to_read(self.upper, path) as directory:
                 return dict(_read_upper(directory))
         except (FileNotFoundError, NotADirectoryError):
             return {}
 
     def list_merged(self, path: bytes) -> list[str]:
         """The names that an application sees: a readdir through the overlay."""
-        with _opened_to_read(self.root, path) as directory:
+        with opened_to_read(self.root, path) as directory:
             return os.listdir(directory)
 
     def sync_upper(self) -> None:
@@ -203,7 +218,7 @@ class Layers:
 
 
 @contextmanager
-def _opened_to_read(root: int, path: bytes) -> Iterator[int]:
+def opened_to_read(root: int, path: bytes) -> Iterator[int]:
     """A directory to be listed; what lists it for itself leaves its access time alone (I2)."""
     try:
         descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
@@ -215,7 +230,7 @@ def _opened_to_read(root: int, path: bytes) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None:
+def _read_lower(directory: int, listing: LowerListing, hidden: set[str], layer: int) -> None:
     """Add one layer's names to a listing that holds those of the layers above."""
     local = xattrs.has_trusted(directory)
     xwhiteouts = local and xattrs.get(xattrs.descriptor(directory), xattrs.OPAQUE) == xattrs.OPAQUE_XWHITEOUTS
@@ -237,10 +252,7 @@ def _read_lower(directory: int, listing: LowerListing, hidden: set[str]) -> None
             ):
                 hidden.add(name)
                 continue
-            listing.entries[name] = mode
-            newest = max(status.st_mtime_ns, status.st_ctime_ns)
-            if newest > listing.newest_ns:
-                listing.newest_ns, listing.newest = newest, name
+            listing.add(name, status, layer)
             if stat.S_ISREG(mode):
                 if status.st_nlink > 1:
                     listing.hard_linked.append(name)

@@ -19,8 +19,9 @@ _FSCONFIG_CMD_RECONFIGURE = 7
 _AT_FDCWD = -100
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _AT_STATX_FORCE_SYNC, _AT_STATX_DONT_SYNC = 0x2000, 0x4000
-_STATX_BASIC_STATS, _STATX_MNT_ID = 0x7FF, 0x1000
+_STATX_BASIC_STATS, _STATX_BTIME, _STATX_MNT_ID = 0x7FF, 0x800, 0x1000
 _UTIME_OMIT = (1 << 30) - 2
+_RENAME_EXCHANGE = 2
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x1, 0x2, 0x4, 0x8
 STATX_ATTR_IMMUTABLE, STATX_ATTR_APPEND = 0x10, 0x20
@@ -108,6 +109,12 @@ def unshare_mounts() -> None:
     mount(b"none", b"/", b"", MS_REC | MS_PRIVATE)
 
 
+def exchange(first: int, first_name: bytes | str, second: int, second_name: bytes | str) -> None:
+    """Swap two entries, of whatever types, so that neither name is missing at any instant (RENAME_EXCHANGE)."""
+    one, other = os.fsencode(first_name), os.fsencode(second_name)
+    _check(_libc.renameat2(first, one, second, other, ctypes.c_uint(_RENAME_EXCHANGE)), one, other)
+
+
 def syncfs(descriptor: int) -> None:
     """Write back the whole file system that the descriptor lies on; errors of the write-back are raised (syncfs(2))."""
     _check(_libc.syncfs(descriptor))
@@ -115,7 +122,10 @@ def syncfs(descriptor: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Statx:
-    """What statx(2) tells; times in nanoseconds, ``attributes`` as STATX_ATTR_* of those in ``attributes_mask``."""
+    """What statx(2) tells; times in nanoseconds, a birth that is not kept 0.
+
+    ``attributes`` are STATX_ATTR_*, of those in ``attributes_mask``.
+    """
 
     mode: int
     nlink: int
@@ -127,6 +137,7 @@ class Statx:
     atime_ns: int
     mtime_ns: int
     ctime_ns: int
+    btime_ns: int
     dev: tuple[int, int]
     rdev: tuple[int, int]
     attributes: int
@@ -147,15 +158,16 @@ def statx(directory: int, name: bytes | str = b"", *, force_sync: bool = False) 
     buffer = ctypes.create_string_buffer(256)
     flags = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH | (_AT_STATX_FORCE_SYNC if force_sync else 0)
     raw = os.fsencode(name)
-    _check(_libc.statx(directory, raw, flags, _STATX_BASIC_STATS | _STATX_MNT_ID, buffer), raw)
+    _check(_libc.statx(directory, raw, flags, _STATX_BASIC_STATS | _STATX_BTIME | _STATX_MNT_ID, buffer), raw)
     (
         _mask, _blksize, attributes, nlink, uid, gid, mode, ino, size, blocks, attributes_mask,
-        atime, atime_ns, _btime, _btime_ns, ctime, ctime_ns, mtime, mtime_ns,
+        atime, atime_ns, btime, btime_ns, ctime, ctime_ns, mtime, mtime_ns,
         rdev_major, rdev_minor, dev_major, dev_minor, mount_id,
     ) = _STATX.unpack_from(buffer)  # fmt: skip
     return Statx(
         mode, nlink, uid, gid, ino, size, blocks,
         atime * NANOSECONDS + atime_ns, mtime * NANOSECONDS + mtime_ns, ctime * NANOSECONDS + ctime_ns,
+        btime * NANOSECONDS + btime_ns,
         (dev_major, dev_minor), (rdev_major, rdev_minor), attributes, attributes_mask, mount_id,
     )  # fmt: skip
 

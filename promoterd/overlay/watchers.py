@@ -54,8 +54,8 @@ def scan(exclude_pid: int) -> Watchers:
     return Watchers({inode: frozenset(pids) for inode, pids in found.items()}, hidden)
 
 
-def identities(root: int, paths: Iterable[bytes]) -> dict[bytes, WatchedInode]:
-    """What fdinfo calls the directories at ``paths`` beneath ``root`` now; without those that do not exist.
+def identities(root: int, paths: Iterable[bytes], *, directories: bool = True) -> dict[bytes, WatchedInode]:
+    """What fdinfo calls what is at ``paths`` beneath ``root`` now, directories or files; without what does not exist.
 
     Uses one inotify instance and one watch per path, and gives them back. Raises InstanceLimitReached,
     WatchLimitReached, OSError.
@@ -64,8 +64,8 @@ def identities(root: int, paths: Iterable[bytes]) -> dict[bytes, WatchedInode]:
         watches = {}
         for path in paths:
             try:
-                with beneath.opened(root, path) as directory:
-                    watches[path] = instance.add(directory, IN_DELETE_SELF | IN_ONLYDIR)
+                with beneath.opened(root, path, beneath.PATH_DIRECTORY if directories else os.O_PATH) as opened:
+                    watches[path] = instance.add(opened, IN_DELETE_SELF | (IN_ONLYDIR if directories else 0))
             except OSError as error:
                 if error.errno not in _UNREACHABLE:
                     raise
@@ -73,14 +73,20 @@ def identities(root: int, paths: Iterable[bytes]) -> dict[bytes, WatchedInode]:
     return {path: found[wd] for path, wd in watches.items() if wd in found}
 
 
-def watched_by_others(root: int, paths: Iterable[bytes], exclude_pid: int | None = None) -> dict[bytes, frozenset[int]]:
-    """Those of the directories beneath ``root`` that other processes watch, with the ids of these processes.
+def watched_by_others(
+    root: int, paths: Iterable[bytes], exclude_pid: int | None = None, *, directories: bool = True
+) -> dict[bytes, frozenset[int]]:
+    """Those of the directories, or files, beneath ``root`` that other processes watch, with these processes' ids.
 
     Costs one reading of ``/proc``, however many the paths; ``exclude_pid`` is this process unless given. What
     :func:`scan` does not see is not in it. Raises as :func:`identities`.
     """
     theirs = scan(exclude_pid or os.getpid()).by_inode
-    return {path: theirs[inode] for path, inode in identities(root, paths).items() if inode in theirs}
+    return {
+        path: theirs[inode]
+        for path, inode in identities(root, paths, directories=directories).items()
+        if inode in theirs
+    }
 
 
 def _watched_by(pid: bytes) -> Iterator[WatchedInode]:

@@ -16,6 +16,8 @@ WHITEOUT = "trusted.overlay.whiteout"
 PROVENANCE = "trusted.overlay.promoterd.mark"
 ANCESTOR = "trusted.overlay.promoterd.ancestor"
 TIMES = "trusted.overlay.promoterd.times"
+DATA = "trusted.overlay.promoterd.data"
+TAKEN = "trusted.overlay.promoterd.taken"
 UPPER_ID = "trusted.overlay.promoterd.id"
 
 OPAQUE_YES, OPAQUE_XWHITEOUTS, OPAQUE_FINALIZED = b"y", b"x", b"z"

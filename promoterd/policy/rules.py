@@ -64,6 +64,17 @@ class Rule(Section):
         description="Directories on which another process holds an inotify watch, which would go dead. `refuse`: leave "
         "them alone. `ignore`: promote them all the same.",
     )
+    chain: bool = Field(
+        default=True,
+        description="Backend `layer`: complete it too, its other children left to the server, when a directory below "
+        "it is completed. Then a path through it costs the server nothing. `false`: only for its own heat.",
+    )
+    xattrs: Literal["copy", "skip"] = Field(
+        default="copy",
+        description="Backend `layer`: ACLs, capabilities and other extended attributes. `copy`: take them over, which "
+        "asks the server for each entry where it has any (NFS 4.2, or 3 without `noacl`). `skip`: leave them out; "
+        "refused where the server may have ACLs or capabilities.",
+    )
     recheck: Duration = Field(
         default=600.0,
         gt=0,

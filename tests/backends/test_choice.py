@@ -23,7 +23,7 @@ BAD = described(b"redirect_dir=on")
 def test_a_stock_kernel_marks_with_opaque() -> None:
     chosen, why = best(verdicts(GOOD, facts()))
     assert chosen == "opaque"
-    assert why == "finalize is unfit (kernel)"
+    assert why == "finalize is unfit (kernel), layer is unfit (lowerdir)"
 
 
 def test_a_kernel_that_marks_by_itself_is_preferred() -> None:
@@ -38,7 +38,7 @@ def test_an_unfit_mount_is_only_observed() -> None:
 
 def test_every_registered_backend_is_asked() -> None:
     found = verdicts(GOOD, facts())
-    assert [verdict.backend for verdict in found[:3]] == ["finalize", "opaque", "observe"]
+    assert [verdict.backend for verdict in found[:4]] == ["finalize", "layer", "opaque", "observe"]
     assert {verdict.backend for verdict in found} == set(base.names())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from promoterd.backends.base import DirectoryTerms
-from promoterd.backends.closure import TooYoung
+from promoterd.backends.obstacles import TooYoung
 from promoterd.errors import Refused
 from promoterd.overlay import mounts, syscalls
 from support.overlays import OPTIONS, MountedOverlay

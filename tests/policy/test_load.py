@@ -50,7 +50,7 @@ MOUNT_KEYS = "the keys mountpoint, backend, heat, limits, activation_interval, q
 HEAT_KEYS = "the keys source, half_life, threshold, max_directories, max_watches"
 RULE_KEYS = (
     "the keys path, promote, growing, threshold, recursive, max_entries, min_age, writers, "
-    "unlisted, hardlinks, watched, recheck, verify"
+    "unlisted, hardlinks, watched, chain, xattrs, recheck, verify"
 )
 FILE_KEYS = "the keys state_dir, control, metrics, log, mounts"
 DURATION = "a duration such as 500ms, 90s, 10m, 1h30m or 7d (a plain number means seconds)"
@@ -389,6 +389,8 @@ def test_effective_policy_has_every_default_in_human_units() -> None:
             "unlisted": "refuse",
             "hardlinks": "refuse",
             "watched": "refuse",
+            "chain": True,
+            "xattrs": "copy",
             "recheck": "10m",
             "verify": "1d",
         }

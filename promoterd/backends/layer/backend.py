@@ -1,0 +1,288 @@
+"""``layer``: a local metadata layer between upper and the server, built one hot directory at a time.
+
+Stat, access, missing names and readdir of a complete directory cost the server nothing, upper is never touched, and
+with complete ancestors a server that is gone keeps nobody waiting. Files fetch their data when they are opened, through
+a data-only layer (Linux 6.5; overlayfs.rst, data-only lower layers). In the manner of composefs, but live.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, Terms, Traces
+from promoterd.backends.layer import effect, entries, graveyard, holders
+from promoterd.backends.layer.home import Home, empty, layer_xattr
+from promoterd.backends.layer.lower import lower_attributes
+from promoterd.backends.layer.placing import Placing
+from promoterd.backends.layer.planning import LayerPlan, is_complete, plan_layer, plan_resync
+from promoterd.backends.layer.staging import Staged, Staging
+from promoterd.backends.layer.verifying import verify_names
+from promoterd.overlay import activation, beneath, xattrs
+from promoterd.overlay.fitness import Facts, Finding
+from promoterd.overlay.fitness_of_layers import layer_findings
+from promoterd.overlay.ghosts import Removed
+from promoterd.overlay.listing import Layers, LowerListing
+from promoterd.overlay.mounts import Overlay
+from promoterd.paths import ancestors, is_below, join, parent, show
+from promoterd.provenance import decode
+
+
+class LayerBackend(Backend):
+    """Keeps complete directories in the two halves of a metadata layer; see ``docs/backends.md``."""
+
+    name = "layer"
+    marks = True
+    resyncs: ClassVar[bool] = True
+    reopens_live: ClassVar[bool] = True
+    effect_shows_in_inode: ClassVar[bool] = True
+
+    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
+        super().__init__(overlay, scratch=scratch, batch=batch, lanes=lanes)
+        self._stagings: dict[int, Staging] = {}
+        self._changing = threading.RLock()
+        """Held by whoever changes the halves: promotions side by side have ancestors in common."""
+
+    @classmethod
+    def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
+        """What speaks against a metadata layer on this mount."""
+        return layer_findings(overlay, facts)
+
+    @property
+    def place(self) -> bytes:
+        """The directory that holds both halves."""
+        return self.overlay.layer_home or b"/"
+
+    def plan(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
+        """The directory, with what is below it and above it as policy allows."""
+        return plan_layer(layers, path, terms)
+
+    def resync(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
+        """The directory alone, once more; what is younger than policy allows stops being a mark at once.
+
+        Raises Busy where somebody holds a file of it that would change its identity.
+        """
+        plan = plan_resync(layers, path, terms)
+        holders.refuse_held(layers, [path])
+        if not plan.mark and layer_xattr(layers, path, xattrs.OPAQUE) is not None:
+            with beneath.opened(layers.metadata[1], path) as directory:
+                xattrs.remove(xattrs.descriptor(directory), xattrs.OPAQUE)
+        return plan
+
+    def shadow(self, plan: Plan) -> Iterator[int]:
+        """Build everything aside."""
+        assert isinstance(plan, LayerPlan)  # noqa: S101 - plan() made it
+        staging = self._stagings[id(plan)] = Staging(self.overlay, plan, self.batch)
+        yield from staging.build()
+
+    def abandon(self, plan: Plan) -> None:
+        """Remove what was built aside and not put in place."""
+        staging = self._stagings.pop(id(plan), None)
+        if staging is not None:
+            staging.remove()
+
+    def complete(self, plan: Plan) -> list[bytes]:
+        """Verify, make durable, and put in place: children first, and in each the files first and the mark last."""
+        staging = self._stagings.get(id(plan))
+        if staging is None:
+            return []
+        try:
+            with (
+                self._changing,
+                Layers(self.overlay) as layers,
+                Home(layers) as home,
+                staging.opened(home) as place,
+            ):
+                for staged in staging.staged.values():
+                    verify_names(layers, staged.directory)
+                home.sync()
+                placing = Placing(home, place, graveyard.mounting_of(self.overlay))
+                for staged in staging.standing_alone():
+                    self._put(home, placing, staging, staged)
+        except FileNotFoundError as error:
+            raise Busy(path=show(plan.path), reason="a directory in it was removed or renamed") from error
+        finally:
+            self.abandon(plan)
+        return list(staging.staged) if staging.plan.mark else []
+
+    def _put(self, home: Home, placing: Placing, staging: Staging, staged: Staged) -> None:
+        path = staged.directory.path
+        if not beneath.exists_beneath(home.rest, path):
+            if staged.in_place:
+                raise Busy(path=show(path), reason="it was taken out of the layer meanwhile")
+            placing.put_whole(staged)
+            return
+        provenance = staging.provenance(staged.directory)
+        with beneath.opened(home.rest, path) as directory:
+            itself = xattrs.descriptor(directory)
+            if xattrs.get(itself, xattrs.OPAQUE) is None:  # from here on it is looked after (R1, R8)
+                xattrs.put(itself, xattrs.PROVENANCE, provenance)
+            placing.merge(staged, *staging.attributes(home, path))
+            home.sync()
+            xattrs.put(itself, xattrs.PROVENANCE, provenance)
+            if staging.plan.mark:
+                home.sync()
+                xattrs.put(itself, xattrs.OPAQUE, xattrs.OPAQUE_YES)
+        home.sync()
+
+    def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
+        """The mark and its provenance in the rest half. That it is in effect can only be disproven here."""
+        mark = layer_xattr(layers, path, xattrs.OPAQUE)
+        provenance = decode(layer_xattr(layers, path, xattrs.PROVENANCE))
+        if provenance is None:
+            return OnDisk(MarkState.NONE if mark is None else MarkState.FOREIGN)
+        if not provenance.is_at(path):
+            return OnDisk(MarkState.MOVED, provenance)
+        if mark is None:
+            return OnDisk(MarkState.OPEN, provenance)
+        try:
+            disproven = effect.disproven(layers, path)
+        except FileNotFoundError:  # hidden by a user
+            disproven = False
+        return OnDisk(MarkState.OURS, provenance, False if disproven else None)
+
+    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
+        """Take the directories out, with everything below them, and let go of what nobody refers to any more."""
+        del check_quiet  # whatever is written goes to upper, and is merged with lower as before
+        with self._changing, Layers(self.overlay) as layers, Home(layers) as home:
+            holders.refuse_held(layers, paths)
+            mounting = graveyard.mounting_of(self.overlay)
+            for path in paths:
+                if not any(path != above and is_below(path, above) for above in paths):
+                    graveyard.take_out(home, path, mounting=mounting, stub=self._stub(layers, path))
+            activation.reconfigure(self.overlay)
+            graveyard.bury(home, mounting)
+
+    def _stub(self, layers: Layers, path: bytes) -> entries.Dressed | None:
+        """What has to stand in a complete parent for lower's directory to be found; None where lower has none (R5)."""
+        if layer_xattr(layers, parent(path), xattrs.OPAQUE) is None:
+            return None
+        try:
+            return lower_attributes(layers, path)
+        except FileNotFoundError:
+            return None
+
+    def read_back(self, layers: Layers, path: bytes) -> str | None:
+        """Compares the listing, and the attributes of a few entries, with the layer's."""
+        return effect.read_back(layers, path)
+
+    def unshadowed(self, layers: Layers, path: bytes, listing: LowerListing) -> set[str]:
+        """Names that are in neither half."""
+        missing = set(listing.entries)
+        for half in layers.metadata:
+            missing.difference_update(_names(half, path))
+        return missing
+
+    def checkable(self, layers: Layers, path: bytes) -> list[str]:
+        """All files of the files half."""
+        with beneath.opened(layers.metadata[0], path, beneath.READ_DIRECTORY) as files, os.scandir(files) as found:
+            return [item.name for item in found if item.is_file(follow_symlinks=False)]
+
+    def files_root(self, layers: Layers) -> int:
+        """The files half."""
+        return layers.metadata[0]
+
+    def traces(self, layers: Layers, path: bytes) -> Traces:
+        """Directories with provenance in the rest half, and their ancestors."""
+        marked = [
+            found for found in _directories(layers.metadata[1], path) if layer_xattr(layers, found, xattrs.PROVENANCE)
+        ]
+        above = {ancestor for found in marked for ancestor in ancestors(found)}
+        return Traces(marked, sorted(above.difference(marked)))
+
+    def sweep(self, layers: Layers) -> int:
+        """Bury what nothing can refer to any more; says how many graves have to stay."""
+        with Home(layers) as home:
+            with self._changing:
+                if not self._stagings:
+                    empty(home.stage)
+            graveyard.bury(home, graveyard.mounting_of(self.overlay))
+            return len(os.listdir(home.graveyard))
+
+    def finish_promotion(self, layers: Layers, path: bytes) -> None:
+        """A files half whose twin never came is taken out."""
+        files, rest = layers.metadata
+        for directory in [*ancestors(path), *_directories(files, path)]:
+            if beneath.exists_beneath(files, directory) and not beneath.exists_beneath(rest, directory):
+                with Home(layers) as home:
+                    graveyard.take_out(home, directory, mounting=graveyard.mounting_of(self.overlay))
+
+    def finish_reopening(self, layers: Layers, path: bytes) -> int:
+        """Take out what is left of it."""
+        marked = self.traces(layers, path).marked
+        if marked or beneath.exists_beneath(layers.metadata[0], path):
+            with Home(layers) as home:
+                stub = self._stub(layers, path)
+                graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay), stub=stub)
+            activation.reconfigure(self.overlay)
+        return len(marked)
+
+    def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
+        """Take out what the server has deleted. What a user made of it is in upper, and stays."""
+        files, rest = layers.metadata
+        shadows = sum(
+            len(_names(half, found)) for half in (files, rest) for found in _directories(layers.metadata[1], path)
+        )
+        with self._changing, Home(layers) as home:
+            graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay))
+            activation.reconfigure(self.overlay)
+            graveyard.bury(home, graveyard.mounting_of(self.overlay))
+        return Removed(path, shadows, ())
+
+    def follow(self, layers: Layers, path: bytes) -> bool:
+        """Give a directory that is merged with lower's its owner, mode, times and attributes anew, in both halves."""
+        if is_complete(layers, path) or not beneath.exists_beneath(layers.metadata[1], path):
+            return False
+        wanted = lower_attributes(layers, path)
+        with self._changing:
+            changed = [_redress(half, path, wanted) for half in layers.metadata]
+        return any(changed)
+
+    def followers(self, layers: Layers, path: bytes) -> list[bytes]:
+        """Child directories that stand in it as stubs."""
+        with beneath.opened(layers.metadata[1], path, beneath.READ_DIRECTORY) as rest, os.scandir(rest) as found:
+            children = [join(path, os.fsencode(item.name)) for item in found if item.is_dir(follow_symlinks=False)]
+        return [child for child in children if layer_xattr(layers, child, xattrs.PROVENANCE) is None]
+
+
+def _redress(half: int, path: bytes, wanted: entries.Dressed) -> bool:
+    """Give the directory of one half its attributes anew; whether it had others. It may be gone by now."""
+    try:
+        with beneath.opened(half, path) as directory:
+            there = os.fstat(directory)
+            found, extra = wanted
+            if (
+                entries.is_current(there, found)
+                and there.st_mtime_ns == found.mtime_ns
+                and entries.read_xattrs(xattrs.descriptor(directory)) == extra
+            ):
+                return False
+            entries.redress(directory, found, extra)
+            return True
+    except FileNotFoundError:
+        return False
+
+
+def _names(half: int, path: bytes) -> list[str]:
+    try:
+        with beneath.opened(half, path, beneath.READ_DIRECTORY) as directory:
+            return os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _directories(half: int, path: bytes) -> Iterator[bytes]:
+    """Every directory of one half at ``path`` and below, parents first."""
+    waiting = [path]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            with beneath.opened(half, directory, beneath.READ_DIRECTORY) as opened:
+                if directory:
+                    yield directory
+                with os.scandir(opened) as found:
+                    waiting.extend(
+                        join(directory, os.fsencode(item.name)) for item in found if item.is_dir(follow_symlinks=False)
+                    )
+        except (FileNotFoundError, NotADirectoryError):
+            continue

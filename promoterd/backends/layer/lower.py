@@ -1,0 +1,20 @@
+"""What the layer asks of the server for one directory, besides its listing."""
+
+import errno
+import os
+
+from promoterd.backends.layer import entries
+from promoterd.overlay import beneath, syscalls, xattrs
+from promoterd.overlay.attributes import Attributes
+from promoterd.overlay.listing import Layers
+
+
+def lower_attributes(layers: Layers, path: bytes, *, with_xattrs: bool = True) -> tuple[Attributes, entries.Xattrs]:
+    """What the topmost lower directory at ``path`` is, asked of the server. Raises FileNotFoundError, OSError."""
+    contributing = layers.contributing(path)
+    if not contributing:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
+    with beneath.opened(layers.lowers[contributing[0]], path) as lower:
+        syscalls.statx(lower, force_sync=True)
+        extra = entries.read_xattrs(xattrs.descriptor(lower)) if with_xattrs else ()
+        return Attributes.of(os.fstat(lower)), extra

@@ -1,0 +1,137 @@
+"""From the stage into the layer: every state in between serves every name (R4).
+
+A directory that is not there yet comes by two renames, the files half first and the half with the mark last. One that
+is there is brought in line entry by entry, each by a rename that replaces what was there at the same instant; so it
+stays right also for who holds it, and what is complete below it stays complete.
+"""
+
+import os
+import stat
+from contextlib import suppress
+from dataclasses import dataclass
+
+from promoterd.backends.layer import entries, graveyard
+from promoterd.backends.layer.home import Home, fresh_name, parents_times_kept
+from promoterd.backends.layer.lower import lower_attributes
+from promoterd.backends.layer.staging import Staged
+from promoterd.overlay import beneath, syscalls, xattrs
+from promoterd.overlay.attributes import Attributes
+from promoterd.paths import ancestors, join, parent
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """What placing needs: the home, the place in the stage, and what the graveyard notes."""
+
+    home: Home
+    place: int
+    mounting: str
+
+    def put_whole(self, staged: Staged) -> None:
+        """Put a directory that the layer does not have into place. Raises OSError."""
+        path = staged.directory.path
+        name = path.rpartition(b"/")[2]
+        ensure_ancestors(self.home, self.place, path)
+        if beneath.exists_beneath(self.home.files, path):  # half of what a crash interrupted
+            graveyard.take_out(self.home, path, mounting=self.mounting)
+        with parents_times_kept(self.home, path):
+            for half, root in ((staged.files, self.home.files), (staged.rest, self.home.rest)):
+                with beneath.opened(root, parent(path)) as above:
+                    os.rename(half, name, src_dir_fd=self.place, dst_dir_fd=above)
+                self.home.sync()
+
+    def merge(self, staged: Staged, attributes: Attributes, extra: entries.Xattrs | None) -> None:
+        """Bring a directory that the layer has in line with what was staged and listed. Raises OSError."""
+        path = staged.directory.path
+        ensure_half(self.home, self.place, path)
+        with (
+            beneath.opened(self.home.files, path, beneath.READ_DIRECTORY) as files,
+            beneath.opened(self.home.rest, path, beneath.READ_DIRECTORY) as rest,
+        ):
+            self._put_all(path, staged.files, files)
+            self._put_all(path, staged.rest, rest, twins=files)
+            modes = staged.directory.listing.entries
+            for name in os.listdir(files):
+                mode = modes.get(name, 0)
+                is_directory = stat.S_ISDIR(os.stat(name, dir_fd=files, follow_symlinks=False).st_mode)
+                if not (stat.S_ISDIR(mode) if is_directory else stat.S_ISREG(mode)):
+                    self._remove(files, path, name, is_directory=is_directory)
+            for name in os.listdir(rest):
+                mode = modes.get(name, 0)
+                there = os.stat(name, dir_fd=rest, follow_symlinks=False).st_mode
+                if stat.S_IFMT(mode) != stat.S_IFMT(there):
+                    self._remove(rest, path, name, is_directory=stat.S_ISDIR(there))
+            for half in (files, rest):
+                entries.redress(half, attributes, extra)
+
+    def _put_all(self, path: bytes, half: str, there: int, twins: int = -1) -> None:
+        """Put what was staged over what is there; the twins of directories, in the files half, look as these do."""
+        with beneath.opened(self.place, half.encode(), beneath.READ_DIRECTORY) as staged:
+            for name in os.listdir(staged):
+                is_directory, was_directory = _is_directory(staged, name), _is_directory(there, name)
+                if is_directory and was_directory:
+                    _follow(staged, name, (there, twins))
+                elif was_directory or (is_directory and _exists(there, name)):
+                    self._swap(join(path, os.fsencode(name)), staged, there, twins)
+                else:
+                    os.rename(name, name, src_dir_fd=staged, dst_dir_fd=there)
+
+    def _swap(self, path: bytes, staged: int, there: int, twins: int) -> None:
+        """A directory for something else, or the other way round; the directory may be held by somebody."""
+        name = path.rpartition(b"/")[2]
+        shown = graveyard.shown_inode(self.home, path)
+        syscalls.exchange(staged, name, there, name)
+        if _is_directory(staged, name):
+            with graveyard.grave(self.home, path, shown=shown, mounting=self.mounting) as grave:
+                half = graveyard.FILES if twins < 0 else graveyard.REST
+                os.rename(name, half, src_dir_fd=staged, dst_dir_fd=grave)
+
+    def _remove(self, half: int, path: bytes, name: str, *, is_directory: bool) -> None:
+        if is_directory:
+            graveyard.take_out(self.home, join(path, os.fsencode(name)), mounting=self.mounting)
+        else:
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=half)
+
+
+def ensure_ancestors(home: Home, place: int, path: bytes) -> None:
+    """Give every ancestor its directory in both halves, as lower has it. Raises OSError."""
+    for ancestor in ancestors(path):
+        ensure_half(home, place, ancestor)
+
+
+def ensure_half(home: Home, place: int, path: bytes) -> None:
+    """Give one directory its place in both halves, the rest half first: no half is without its twin for long."""
+    for half, root in ((graveyard.REST, home.rest), (graveyard.FILES, home.files)):
+        if not beneath.exists_beneath(root, path):
+            found, extra = lower_attributes(home.layers, path)
+            name = fresh_name()
+            entries.make_directory(place, name, found, b"/" + path if half == graveyard.REST else b"", extra)
+            with parents_times_kept(home, path), beneath.opened(root, parent(path)) as above:
+                os.rename(name, path.rpartition(b"/")[2], src_dir_fd=place, dst_dir_fd=above)
+
+
+def _follow(staged: int, name: str, directories: tuple[int, int]) -> None:
+    """Make the directory of this name look as the staged one does."""
+    with beneath.opened(staged, os.fsencode(name)) as new:
+        found = Attributes.of(os.fstat(new))
+        extra = entries.read_xattrs(xattrs.descriptor(new))
+        for directory in directories:
+            if directory >= 0 and _is_directory(directory, name):
+                with beneath.opened(directory, os.fsencode(name)) as opened:
+                    entries.redress(opened, found, extra)
+
+
+def _exists(directory: int, name: str | bytes) -> bool:
+    try:
+        os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _is_directory(directory: int, name: str | bytes) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
+    except FileNotFoundError:
+        return False
