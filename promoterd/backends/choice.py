@@ -11,7 +11,7 @@ from promoterd.paths import display
 
 AUTO = "auto"
 PREFERENCE = ("finalize", "layer", "opaque", "observe")
-"""What ``auto`` takes, best first: a kernel that marks by itself, a metadata layer where the mount has one, our own mark
+"""What ``auto`` takes, best first: a kernel that marks by itself, a metadata layer if the mount has one, our own mark
 in upper, and the dry run that is always fit.
 
 A backend of another package is taken only where policy names it.

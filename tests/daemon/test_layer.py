@@ -1,0 +1,202 @@
+"""The daemon with a metadata layer: what the server does while directories are complete, and what readers then see."""
+
+import contextlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from promoterd.demo.view import differences
+from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
+from support.overlays import MountedOverlay
+from support.promotions import PROVENANCE, assert_same_view, view_below, view_of, xattr
+from support.trees import File, Symlink
+
+LIB, SUB, OTHER = b"apps/v1/lib", b"apps/v1/lib/sub", b"apps/v2/lib"
+TREE: dict[str, Any] = {
+    "apps": {
+        version: {
+            "lib": {
+                **{f"m{number}.py": File(b"x" * number) for number in range(20)},
+                "link": Symlink("m1.py"),
+                "sub": {"deep.py": File(b"deep")},
+            }
+        }
+        for version in ("v1", "v2")
+    }
+}
+OPAQUE = "trusted.overlay.opaque"
+RULES = ({"path": "apps", "growing": True}, {"path": "apps/**"})
+
+
+@pytest.fixture
+def mounted(make_overlay: Callable[..., MountedOverlay]) -> MountedOverlay:
+    return make_overlay(TREE, counting=True, layered=True)
+
+
+@pytest.fixture
+def daemon(mounted: MountedOverlay, make_daemon: Callable[..., RunningDaemon]) -> RunningDaemon:
+    return make_daemon(mount_policy(mounted, RULES, backend="layer")).start()
+
+
+def write_file(path: bytes, content: bytes) -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+def complete(mounted: MountedOverlay, path: bytes) -> bool:
+    return xattr(mounted.in_rest(path), OPAQUE) == b"y" and xattr(mounted.in_rest(path), PROVENANCE) is not None
+
+
+def promote(daemon: RunningDaemon, mounted: MountedOverlay, *paths: bytes) -> None:
+    for path in paths:
+        daemon.ask("promote", mounted.at(path))
+    daemon.wait_state("active", *paths)
+
+
+def test_heat_makes_it_complete_and_then_nothing_is_asked(
+    make_daemon: Callable[..., RunningDaemon], mounted: MountedOverlay
+) -> None:
+    rules = [{**rule, "recheck": "1h"} for rule in RULES]
+    daemon = make_daemon(mount_policy(mounted, rules, backend="layer")).start(watching=4)
+    before = view_of(mounted)
+    use(mounted, LIB, times=3)
+    daemon.wait_state("active", LIB, SUB)
+    assert complete(mounted, b"apps/v1"), "the chain"
+    assert not complete(mounted, b"apps"), "it grows"
+    assert os.listdir(mounted.upper) == [], "upper is never touched"
+    assert_same_view(before, view_of(mounted))
+    mounted.cool()  # a file whose data was read has that looked up again as well
+    directory = os.open(mounted.at(LIB), os.O_PATH)
+    try:
+        mounted.reset()
+        for name in (b"m1.py", b"link", b"missing.so", b"sub/deep.py", b"sub/missing.so"):
+            with contextlib.suppress(FileNotFoundError):
+                os.stat(name, dir_fd=directory, follow_symlinks=False)
+        assert mounted.asked() == 0
+    finally:
+        os.close(directory)
+
+
+CHANGES: dict[str, Callable[[bytes], object]] = {
+    "added": lambda lib: write_file(lib + b"/new.py", b"new"),
+    "removed": lambda lib: os.unlink(lib + b"/m2.py"),
+    "replaced": lambda lib: (write_file(lib + b"/tmp", b"other"), os.rename(lib + b"/tmp", lib + b"/m3.py")),
+    "link replaced": lambda lib: (os.unlink(lib + b"/link"), os.symlink("m5.py", lib + b"/link")),
+    "file becomes directory": lambda lib: (os.unlink(lib + b"/m4.py"), os.mkdir(lib + b"/m4.py")),
+    "file becomes link": lambda lib: (os.unlink(lib + b"/m4.py"), os.symlink("m5.py", lib + b"/m4.py")),
+    "link becomes file": lambda lib: (os.unlink(lib + b"/link"), write_file(lib + b"/link", b"file")),
+    "link becomes directory": lambda lib: (os.unlink(lib + b"/link"), os.mkdir(lib + b"/link")),
+    "directory becomes file": lambda lib: (shutil.rmtree(lib + b"/sub"), write_file(lib + b"/sub", b"file")),
+    "directory becomes link": lambda lib: (shutil.rmtree(lib + b"/sub"), os.symlink("m5.py", lib + b"/sub")),
+    "directory removed": lambda lib: shutil.rmtree(lib + b"/sub"),
+    "directory added": lambda lib: (os.mkdir(lib + b"/more"), write_file(lib + b"/more/f", b"f")),
+    "mode of a file and the directory": lambda lib: (os.chmod(lib + b"/m6.py", 0o600), os.chmod(lib, 0o750)),
+    "hard link added": lambda lib: os.link(lib + b"/m7.py", lib + b"/m7-too.py"),
+    "release removed": lambda lib: shutil.rmtree(os.path.dirname(lib)),
+    "release added": lambda lib: shutil.copytree(os.path.dirname(lib), os.path.dirname(lib) + b"-next"),
+}
+
+
+def library(number: int) -> bytes:
+    return b"apps/r%d/lib" % number
+
+
+@pytest.fixture
+def many(make_overlay: Callable[..., MountedOverlay]) -> MountedOverlay:
+    """A release for every change."""
+    releases = {f"r{number}": TREE["apps"]["v1"] for number in range(len(CHANGES))}
+    return make_overlay({"apps": releases}, counting=True, layered=True)
+
+
+@pytest.mark.parametrize("pinned", [False, True], ids=["free", "pinned"])
+def test_every_change_on_the_server_is_seen(
+    make_daemon: Callable[..., RunningDaemon], many: MountedOverlay, *, pinned: bool
+) -> None:
+    """Also where a process holds the directory, unless all of it is gone."""
+    daemon = make_daemon(mount_policy(many, RULES, backend="layer")).start()
+    promote(daemon, many, *map(library, range(len(CHANGES))))
+    view_of(many)  # everything is in the kernel's caches
+    with contextlib.ExitStack() as held:
+        for number, change in enumerate(CHANGES):
+            if pinned and change != "release removed":
+                held.enter_context(hold(many.at(library(number))))
+        for number, change in enumerate(CHANGES.values()):
+            change(many.on_server(library(number)))
+        wait_for(lambda: not differences(view_below(many.lowers[0]), view_of(many)), patience=20)
+    wait_for(lambda: not differences(view_below(many.lowers[0]), view_of(many)))
+
+
+@contextlib.contextmanager
+def hold(path: bytes) -> Iterator[None]:
+    """A process that has the directory as its working directory."""
+    with sleeping_process("-c", "import sys; print('there', flush=True); sys.stdin.read()", cwd=path):
+        yield
+
+
+def test_reopening_gives_the_server_back(daemon: RunningDaemon, mounted: MountedOverlay) -> None:
+    before = view_of(mounted)
+    promote(daemon, mounted, LIB, OTHER)
+    answer = daemon.ask("reopen", mounted.at(LIB))
+    assert sorted(answer["reopened"]) == ["/apps/v1/lib", "/apps/v1/lib/sub"]
+    assert not os.path.exists(mounted.in_files(LIB)), "gone"
+    assert xattr(mounted.in_rest(LIB), "trusted.overlay.redirect") == b"/apps/v1/lib", "a stub in a complete parent"
+    assert complete(mounted, OTHER)
+    daemon.ask("reopen", all=True)
+    assert_same_view(before, view_of(mounted))
+    write_file(mounted.on_server(OTHER) + b"/at-once", b"new")
+    assert os.path.exists(mounted.at(OTHER) + b"/at-once")
+    wait_for(lambda: not os.listdir(mounted.layer_home + b"/promoterd.graveyard"))
+
+
+def test_what_a_user_did_survives(daemon: RunningDaemon, mounted: MountedOverlay) -> None:
+    promote(daemon, mounted, LIB)
+    at = mounted.at(LIB)
+    with open(at + b"/m1.py", "ab") as file:
+        file.write(b"user")
+    os.unlink(at + b"/m2.py")
+    os.rename(at + b"/m3.py", at + b"/mine.py")
+    os.chmod(at + b"/m4.py", 0o700)
+    shutil.rmtree(at + b"/sub")
+    os.mkdir(at + b"/sub")
+    write_file(at + b"/sub/own", b"own")
+    before = view_of(mounted)
+    write_file(mounted.on_server(LIB) + b"/new.py", b"new")
+    wait_for(lambda: os.path.exists(at + b"/new.py"))
+    os.unlink(mounted.on_server(LIB) + b"/new.py")
+    wait_for(lambda: not os.path.exists(at + b"/new.py"))
+    daemon.wait_state("active", LIB)
+    mounted.cool()
+    after = {path: entry for path, entry in view_of(mounted).items() if path != LIB}
+    assert_same_view({path: entry for path, entry in before.items() if path != LIB}, after)
+    daemon.ask("reopen", all=True)
+    mounted.cool()
+    after = {path: entry for path, entry in view_of(mounted).items() if path != LIB}
+    assert_same_view({path: entry for path, entry in before.items() if path != LIB}, after)
+
+
+def test_a_restart_finds_everything_and_proves_it_anew(daemon: RunningDaemon, mounted: MountedOverlay) -> None:
+    promote(daemon, mounted, LIB)
+    daemon.restart()
+    daemon.wait_state("active", LIB, SUB, b"apps/v1")
+    daemon.stop()
+    shutil.rmtree(daemon.state_dir)
+    daemon.start()
+    daemon.wait_state("active", LIB, SUB, b"apps/v1")
+
+
+def test_a_mount_that_another_backend_has_completed_is_not_taken_over(
+    daemon: RunningDaemon, mounted: MountedOverlay
+) -> None:
+    promote(daemon, mounted, LIB)
+    daemon.stop()
+    daemon.policy["mounts"][0]["backend"] = "opaque"
+    daemon.launch()
+    event = daemon.wait_phase("unfit")
+    assert "complete by the backend layer" in event["reason"]
+    daemon.signal(signal.SIGTERM)
+    daemon.running.wait()
+    daemon.process = None
