@@ -61,7 +61,7 @@ def _rehearse(servers: Sequence[Sequence[Sequence[str]]], scratch: bytes) -> See
         tree = (b"%s/lower%d" % (base, number), b"%s/data%d" % (base, number))
         for at, (source, options) in zip(tree, pair, strict=True):
             os.mkdir(at)
-            reason = _mount("nfs", source, options, at)
+            reason = _mount("nfs", source, f"{options},retry=0", at)
             if reason:
                 return Seen(f"{display(os.fsencode(source))} with {options}", reason)
         trees.append(tree)
