@@ -15,18 +15,27 @@ from promoterd.overlay import probe
 from promoterd.overlay.facts import Facts, Host
 from promoterd.overlay.fitness import Finding, Severity
 from promoterd.overlay.mounts import Overlay, overlay_at, read_overlays
-from promoterd.overlay.remedy import suggested_mount
+from promoterd.overlay.remedy import layout_command, suggested_mount
 from promoterd.paths import display
 
 _STYLES = {Severity.REFUSE: "red", Severity.WARN: "yellow", Severity.INFO: "dim"}
 _LAYER_OPTIONS = frozenset(
-    {"upperdir", "workdir", "lowerdir", "userxattr", "metacopy", "redirect_dir", "nfs_export", "xino", "volatile", "ro"}
+    {
+        *("upperdir", "workdir", "lowerdir", "userxattr", "metacopy", "redirect_dir", "nfs_export", "xino", "volatile"),
+        *("ro", "index", "verity"),
+    }
 )
+"""Options that a mount on the same layers can have otherwise."""
+_LAYERED_ONLY = frozenset({"index", "verity"})
+"""Those of them that only a metadata layer excludes: no reason to mount an overlay without one otherwise."""
 
 
 @dataclass(frozen=True)
 class OverlayReport:
-    """One overlay: what the backends say of it, what ``auto`` takes and why, and what to mount instead, if anything."""
+    """One overlay: what the backends say of it, what ``auto`` takes and why, and what to mount instead, if anything.
+
+    ``layout``: the command that prints how to give it a metadata layer, where it has none and the kernel could.
+    """
 
     overlay: Overlay
     facts: Facts
@@ -34,6 +43,7 @@ class OverlayReport:
     auto: str
     why: str
     instead: str | None
+    layout: str | None = None
 
     @property
     def findings(self) -> list[Finding]:
@@ -48,6 +58,7 @@ class OverlayReport:
             "mountpoint": display(overlay.mountpoint),
             "upper": None if overlay.upper is None else display(overlay.upper),
             "work": None if overlay.work is None else display(overlay.work),
+            "layer": [display(half) for half in overlay.metadata],
             "lower": [display(layer) for layer in overlay.lowers],
             "data_only": [display(layer) for layer in overlay.data_only],
             "options": dict(_options(overlay)),
@@ -63,6 +74,7 @@ class OverlayReport:
             },
             "auto": {"backend": self.auto, "why": self.why},
             "mount_instead": self.instead,
+            "layout": self.layout,
         }
 
 
@@ -109,10 +121,15 @@ def _examine(overlay: Overlay) -> OverlayReport:
         finding.option
         for verdict in found
         for finding in verdict.findings
-        if finding.severity is Severity.REFUSE and not verdict.fit
+        if finding.severity is Severity.REFUSE and (overlay.metadata or finding.option not in _LAYERED_ONLY)
     }
     instead = suggested_mount(overlay, facts) if refused & _LAYER_OPTIONS else None
-    return OverlayReport(overlay, facts, found, auto, why, instead)
+    return OverlayReport(overlay, facts, found, auto, why, instead, _layout(overlay, facts))
+
+
+def _layout(overlay: Overlay, facts: Facts) -> str | None:
+    laid_out = overlay.metadata and len(overlay.data_only) == len(overlay.lowers)
+    return None if laid_out or not facts.host.trial.lazy_data else layout_command(overlay, facts)
 
 
 def render(report: Report, console: Console) -> None:
@@ -132,6 +149,7 @@ def _host_table(report: Report) -> Table:
         "absolute redirects": trial.absolute_redirect,
         "marks take effect live": trial.opaque_takes_effect,
         "data-only layers": trial.data_only_layers,
+        "metadata layers": trial.lazy_data and trial.layer_answers_misses,
         "marks by itself (finalize)": trial.finalizes,
     }
     table.add_row("kernel", _plain(host.kernel))
@@ -156,6 +174,10 @@ def _render_overlay(report: OverlayReport, console: Console) -> None:
     overlay = report.overlay
     console.print()
     table = _table(f"Overlay {display(overlay.mountpoint)}")
+    for half, what in zip(overlay.metadata, ("files", "the rest"), strict=False):
+        table.add_row("layer", _plain(f"{display(half)} ({what}{_on(report)})"))
+    if not overlay.metadata:
+        table.add_row("layer", _plain("none: lookups, stat and listings of what exists ask the server"))
     for layer in overlay.lowers:
         table.add_row("lower", _plain(display(layer)))
     for layer in overlay.data_only:
@@ -182,6 +204,9 @@ def _render_overlay(report: OverlayReport, console: Console) -> None:
     if report.instead is not None:
         console.print(_plain("Mount instead:", "bold"))
         console.print(_plain(report.instead), soft_wrap=True)
+    if report.layout is not None:
+        console.print(_plain("To give it a metadata layer, say how with:", "bold"))
+        console.print(_plain(report.layout), soft_wrap=True)
 
 
 def _table(title: str) -> Table:
@@ -203,6 +228,11 @@ def _upper(report: OverlayReport) -> str:
     facts = report.facts
     free = f", {filesize.decimal(facts.upper_space.free_bytes)} free" if facts.upper_space is not None else ""
     return f"{display(report.overlay.upper)} ({facts.upper_fstype or 'unknown file system'}{free})"
+
+
+def _on(report: OverlayReport) -> str:
+    layer = report.facts.layer
+    return f", on {layer.fstype}" if layer is not None and layer.fstype else ""
 
 
 def _options(overlay: Overlay) -> Iterator[tuple[str, str]]:

@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from promoterd import __version__
+from promoterd.cli.layout import layout
 
 app = typer.Typer(
     name="promoterd",
@@ -87,6 +88,9 @@ def doctor(mount: SomeMount = None, as_json: Json = False) -> int:
     from promoterd.cli.checking import examine_mounts
 
     return examine_mounts(mount, as_json=as_json)
+
+
+app.command()(layout)
 
 
 @app.command()

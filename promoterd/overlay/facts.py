@@ -11,7 +11,8 @@ class Trial:
     """What an overlay on a tmpfs, mounted for the test in a mount namespace of its own, was seen to do (R16).
 
     ``error`` says why there was none; then nothing else is known. ``reconfigure`` is ``fspick``, ``remount`` or, where
-    neither drops the dentries, empty.
+    neither drops the dentries, empty. ``lazy_data``: a file of a metadata layer has the layer's attributes and the data
+    layer's data; ``layer_answers_misses``: a complete directory of it does not ask the layers below for a name.
     """
 
     error: str = ""
@@ -21,6 +22,8 @@ class Trial:
     opaque_takes_effect: bool = False
     finalizes: bool = False
     data_only_layers: bool = False
+    lazy_data: bool = False
+    layer_answers_misses: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +80,18 @@ class Misplaced:
 
 
 @dataclass(frozen=True, slots=True)
+class LayerFacts:
+    """Where the metadata layer of a mount lies."""
+
+    fstype: str = ""
+    trusted_xattrs: bool | None = None
+    apart: tuple[bytes, ...] = ()
+    """Of its halves, its stage and its graveyard, those that nothing can be renamed to and from its home."""
+    inode_bytes: int | None = None
+    """Of an ext4 whose device can be read."""
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """What the layers of one mount were seen to be; None is for what could not be found out."""
 
@@ -93,5 +108,11 @@ class Facts:
     misplaced: tuple[Misplaced, ...] = ()
     unanswered: tuple[bytes, ...] = ()
     """Layers that did not answer in time: a dead server, most likely."""
+    layer: LayerFacts | None = None
+    """None where the mount has no metadata layer."""
+    other_data: tuple[Misplaced, ...] = ()
+    """Data-only layers that are not the same tree as the server's layer in their place."""
+    exports: tuple[bytes, ...] = ()
+    """``SERVER:/path`` of each of the server's layers that lies on NFS, in their order."""
     writer: str = ""
     """Who holds the writer's lock on the upper layer, if anybody does."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from promoterd.overlay.facts import Facts, Host, Misplaced, Project, Space, Trial
 from promoterd.overlay.findings import Finding, Severity, info, refuse, warn
 from promoterd.overlay.fitness_of_hosts import host_findings
+from promoterd.overlay.fitness_of_mounts import option_findings, place_findings, upper_findings
 from promoterd.overlay.mounts import Overlay
 from promoterd.paths import display
 
@@ -37,9 +38,10 @@ def marking_findings(overlay: Overlay, facts: Facts) -> list[Finding]:
     """What stands against copying up and marking in the upper layer of this mount, refusals first."""
     found = [
         *host_findings(facts.host, display(overlay.mountpoint)),
-        *_upper(overlay),
-        *_options(overlay, facts),
-        *_layers(overlay, facts),
+        *upper_findings(overlay),
+        *option_findings(overlay, facts),
+        *place_findings(overlay, facts),
+        *_data_only(overlay),
         *_upper_file_system(overlay, facts),
         *_worth_knowing(overlay, facts),
     ]
@@ -62,96 +64,12 @@ def finalize_findings(overlay: Overlay, facts: Facts) -> list[Finding]:
     return found
 
 
-def _upper(overlay: Overlay) -> Iterator[Finding]:
-    mountpoint = display(overlay.mountpoint)
-    if overlay.upper is None:
-        yield refuse(
-            "upperdir",
-            f"the overlay at {mountpoint} has no upper layer (upperdir) to promote into",
-            "mount it with upperdir= and workdir= on a local file system",
-        )
-    elif overlay.read_only or overlay.mount_read_only:
-        what = "the overlay" if overlay.read_only else "this mount of the overlay"
-        yield refuse("ro", f"{what} at {mountpoint} is read-only (ro)", f"mount -o remount,rw {mountpoint}")
-    if overlay.volatile:
-        yield refuse(
-            "volatile",
-            f"the overlay at {mountpoint} is volatile: a power loss leaves its upper layer "
-            f"{display(overlay.upper or b'')} in any state, marks before what they rely on",
-            "mount it without volatile, with a new upper layer (or this one, after a clean unmount and the removal of "
-            "work/incompat/volatile in the work directory)",
-        )
-
-
-def _options(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
-    mountpoint = display(overlay.mountpoint)
-    if overlay.userxattr:
-        yield refuse(
-            "userxattr",
-            f"the overlay at {mountpoint} is mounted with userxattr, which excludes redirects and metacopy",
-            "mount it as root without userxattr, with a new upper layer",
-        )
-    if overlay.nfs_export:
-        yield refuse(
-            "nfs_export",
-            f"the overlay at {mountpoint} is mounted with nfs_export=on, which excludes metacopy=on",
-            "mount it with nfs_export=off",
-        )
-    if not overlay.metacopy:
-        yield refuse(
-            "metacopy",
-            f"the overlay at {mountpoint} is mounted without metacopy=on: a copy-up would copy the data of every file",
-            "mount it with metacopy=on",
-        )
-    if overlay.redirect_dir != "on":
-        yield refuse(
-            "redirect_dir",
-            f"the overlay at {mountpoint} is mounted with redirect_dir={overlay.redirect_dir}: files of a marked "
-            "directory could not find their data",
-            "mount it with redirect_dir=on",
-        )
-    if overlay.xino != "off" and not facts.one_file_system:
-        yield refuse(
-            "xino",
-            f"the overlay at {mountpoint} is mounted with xino={overlay.xino}: a plain readdir of a marked directory "
-            "would look up every entry on the server (several requests per entry)",
-            "mount it with xino=off",
-        )
-
-
-def _layers(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
-    mountpoint = display(overlay.mountpoint)
-    for path in overlay.relative_layers:
-        yield refuse(
-            "workdir" if path == overlay.work else "upperdir" if path == overlay.upper else "lowerdir",
-            f"the overlay at {mountpoint} was mounted with the relative path {display(path)}, which only the mounter's "
-            "working directory explains",
-            "mount it with absolute layer paths",
-        )
-    for misplaced in facts.misplaced:
-        yield refuse(
-            "upperdir" if misplaced.layer == overlay.upper else "lowerdir",
-            f"the layer {display(misplaced.layer)} of the overlay at {mountpoint} is not what its path shows now: "
-            f"{misplaced.seen}",
-            "unmount what covers it, or mount the overlay again on what is there now",
-        )
-    for path in facts.unanswered:
-        yield refuse(
-            "lowerdir",
-            f"the layer {display(path)} of the overlay at {mountpoint} does not answer",
-            "look at its server, then try again",
-        )
-    for user in facts.second_users:
-        yield refuse(
-            "upperdir",
-            f"the upper or work directory of the overlay at {mountpoint} is used by another mount: {user}",
-            "give each overlay an upper and a work directory of its own",
-        )
-    if overlay.data_only:
+def _data_only(overlay: Overlay) -> Iterator[Finding]:
+    if overlay.data_only and not overlay.metadata:
         yield warn(
             "lowerdir",
-            f"the overlay at {mountpoint} has data-only layers; files whose data is there carry redirects in a lower "
-            "layer, and their directories are refused",
+            f"the overlay at {display(overlay.mountpoint)} has data-only layers; files whose data is there carry "
+            "redirects in a lower layer, and their directories are refused",
             "promote what has no such files",
         )
 

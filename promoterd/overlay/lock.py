@@ -16,7 +16,6 @@ from promoterd.paths import display
 _LOCKS = "/proc/locks"
 _FLOCK_FIELDS = 6
 _LONGEST_COMMAND = 120
-_NETWORK = ("nfs", "fuse", "cifs", "smb", "ceph", "9p", "afs", "lustre", "gpfs", "beegfs")
 
 
 class WriterLock:
@@ -117,16 +116,16 @@ def describe_process(pid: int) -> str:
 
 
 def second_users(overlay: Overlay) -> list[str]:
-    """Other overlays, of any mount namespace that a process lives in, on this one's upper or work directory.
+    """Other overlays, of any mount namespace that a process lives in, on this one's upper, work or layer directories.
 
     The kernel only warns of that unless index=on (ovl_get_upper, fs/overlayfs/super.c). The same superblock in another
     place is the same overlay. What runs in a namespace that may not be looked at is left out.
     """
-    ours = [path for path in (overlay.upper, overlay.work) if path is not None]
+    ours = [path for path in (overlay.upper, overlay.work, *overlay.metadata) if path is not None]
     found: dict[tuple[int, int], str] = {}
     for pid, other, table in _overlays_everywhere():
         if other.device != overlay.device:
-            _note_users(ours, pid, table, other, (other.upper, other.work), found)
+            _note_users(ours, pid, table, other, (other.upper, other.work, *other.metadata), found)
     return sorted(found.values())
 
 
@@ -181,7 +180,7 @@ def _note_users(
 def _may_be_one_of(path: bytes, table: mountinfo.MountTree, ours: dict[bytes, tuple[int, int] | None]) -> bool:
     """False for a layer on another network file system than ours, by the mount table: a dead server is not asked."""
     entry = table.at(path)
-    if entry is None or not entry.fstype.startswith(_NETWORK):
+    if entry is None or not mountinfo.is_network(entry.fstype):
         return True
     devices = {(os.major(inode[0]), os.minor(inode[0])) for inode in ours.values() if inode is not None}
     return not devices or entry.device in devices

@@ -11,6 +11,7 @@ from typing import Self
 from promoterd.overlay.escapes import unescape_octal
 
 MOUNTINFO = "/proc/self/mountinfo"
+_NETWORK = ("nfs", "fuse", "cifs", "smb", "ceph", "9p", "afs", "lustre", "gpfs", "beegfs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,11 @@ def _entries(mountinfo: bytes) -> Iterator[MountEntry]:
 def is_at_or_below(path: bytes, directory: bytes) -> bool:
     """Whether an absolute path is ``directory`` or lies in it."""
     return path == directory or path.startswith(directory.rstrip(b"/") + b"/")
+
+
+def is_network(fstype: str) -> bool:
+    """Whether a file system of this type asks somebody else, who may not answer; of FUSE it is assumed."""
+    return fstype.startswith(_NETWORK)
 
 
 @dataclass

@@ -18,11 +18,15 @@ _PARAMETERS = "/sys/module/overlay/parameters"
 _REDIRECT_MAX = 256
 FILES, REST = b"promoterd.files", b"promoterd.rest"
 """What the two halves of a metadata layer are called: the topmost lower layers of an overlay that has one."""
+STAGE, GRAVEYARD = b"promoterd.stage", b"promoterd.graveyard"
+"""Beside the halves: where directories are built, and where those are kept that were taken out."""
 _LAYER_OPTIONS = (b"lowerdir", b"lowerdir+", b"datadir+", b"upperdir", b"workdir")
 
 __all__ = [
     "FILES",
+    "GRAVEYARD",
     "REST",
+    "STAGE",
     "ModuleDefaults",
     "MountWatch",
     "Overlay",

@@ -11,12 +11,13 @@ from dataclasses import replace
 from functools import cache, partial
 from typing import TypeVar
 
-from promoterd.overlay import ext4, watchers, xattrs
+from promoterd.overlay import ext4, watchers
 from promoterd.overlay.beneath import READ_DIRECTORY
 from promoterd.overlay.facts import Facts, Host, Misplaced, Project, Space
 from promoterd.overlay.lock import second_users, writer_of
 from promoterd.overlay.mountinfo import MountTree, read
 from promoterd.overlay.mounts import Overlay, redirect_max
+from promoterd.overlay.probe_of_layers import exports_of, layer_facts, trusted_xattrs_at, unlike_data
 from promoterd.overlay.syscalls import openat2
 from promoterd.overlay.trial import try_overlay
 from promoterd.overlay.whereabouts import check_readable, find_misplaced
@@ -100,14 +101,21 @@ def _compared(overlay: Overlay) -> list[Misplaced]:
 
 def _answering(overlay: Overlay, misplaced: tuple[Misplaced, ...]) -> Facts:
     upper = overlay.upper if overlay.upper is not None and overlay.upper.startswith(b"/") else None
-    common = Facts(host=host(), one_file_system=_one_file_system(overlay), misplaced=misplaced)
+    common = Facts(
+        host=host(),
+        one_file_system=_one_file_system(overlay),
+        misplaced=misplaced,
+        layer=layer_facts(overlay),
+        other_data=unlike_data(overlay),
+        exports=exports_of(overlay),
+    )
     if upper is None:
         return common
     mount = MountTree(read()).at(os.path.realpath(upper))
     return replace(
         common,
         upper_fstype="" if mount is None else mount.fstype,
-        upper_trusted_xattrs=_trusted_xattrs(upper),
+        upper_trusted_xattrs=trusted_xattrs_at(upper),
         upper_project=project_at(upper),
         # what is copied up is created in the "work" directory in the work directory (ovl_make_workdir)
         work_project=project_at((overlay.work or b"") + b"/work"),
@@ -163,17 +171,6 @@ def _one_file_system(overlay: Overlay) -> bool | None:
         None if (entry := tree.at(os.path.realpath(layer))) is None else entry.device for layer in overlay.layers
     }
     return None if None in devices else len(devices) == 1
-
-
-def _trusted_xattrs(upper: bytes) -> bool | None:
-    try:
-        directory = os.open(upper, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        return xattrs.has_trusted(directory)
-    finally:
-        os.close(directory)
 
 
 def _space(path: bytes) -> Space | None:

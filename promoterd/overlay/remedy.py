@@ -24,6 +24,20 @@ def suggested_mount(overlay: Overlay, facts: Facts) -> str:
     return f"umount {shell_word(overlay.mountpoint)} && {' '.join(shell_word(word) for word in words)}"
 
 
+def layout_command(overlay: Overlay, facts: Facts) -> str:
+    """The command that prints how to mount the same server's layers and the same upper layer below a metadata layer.
+
+    Capital letters stand for what only the admin knows: an export that is not mounted here from NFS.
+    """
+    words = [b"promoterd", b"layout"]
+    for export in facts.exports or (b"SERVER:/EXPORT",) * len(overlay.lowers):
+        words += [b"--lower", export]
+    words += [b"--mountpoint", overlay.mountpoint]
+    if overlay.upper is not None and overlay.work is not None and not overlay.userxattr:
+        words += [b"--upper", overlay.upper, b"--work", overlay.work]
+    return " ".join(shell_word(word) for word in words)
+
+
 def _options(overlay: Overlay, *, new_upper: bool) -> Iterator[bytes]:
     for flag in overlay.mount_options:
         if flag not in _DEFAULT_FLAGS:
@@ -34,12 +48,12 @@ def _options(overlay: Overlay, *, new_upper: bool) -> Iterator[bytes]:
     yield b"upperdir=" + _path(kept or _NEW_UPPER)
     yield b"workdir=" + _path(overlay.work if kept and overlay.work else _NEW_WORK)
     yield from (b"redirect_dir=on", b"metacopy=on", b"xino=off")
-    if overlay.index:
-        yield b"index=on"
+    if overlay.index or overlay.metadata:
+        yield b"index=off" if overlay.metadata else b"index=on"
     if overlay.nfs_export:
         yield b"nfs_export=off"
     if overlay.verity != "off":
-        yield b"verity=" + overlay.verity.encode()
+        yield b"verity=" + (b"off" if overlay.metadata else overlay.verity.encode())
     yield from (option for option in overlay.other_options if option not in _NOT_FOR_MOUNTING)
 
 

@@ -1,6 +1,6 @@
 """A test mount: what this kernel's overlayfs does, found by doing it and not from a version number (R16).
 
-It runs as ``python -m promoterd.overlay.trial`` in a process of its own, whose mount namespace is private, on a tmpfs
+It runs as ``python -m promoterd.overlay.trial`` in a process of its own, whose mount namespace is private, on two tmpfs
 that nobody else sees, and prints what it saw as JSON.
 """
 
@@ -9,13 +9,17 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from promoterd.overlay import syscalls, xattrs
 from promoterd.overlay.facts import Trial
+from promoterd.overlay.mounts import FILES, REST
 
 _PLACES = (b"/tmp", b"/run", b"/mnt", b"/var")
 _OPTIONS = b"metacopy=on,redirect_dir=on,xino=off"
+_ON_SERVER, _IN_DATA = b"s" * 4096, b"d" * 4096
+_STUB_MODE = 0o640
+"""One that no other copy of the file has: who sees it has asked the layer."""
 _PATIENCE = 30.0
 
 
@@ -48,11 +52,11 @@ def _try_here() -> Trial:
     base = next(place for place in (*_PLACES, b"/") if os.path.isdir(place))
     syscalls.mount(b"promoterd-probe", base, b"tmpfs", 0, b"size=4m,mode=700")
     os.chdir(base)
-    for name in ("lower", "data", "upper", "work", "view"):
+    for name in ("lower", "data", "upper", "work", "layer-upper", "layer-work", "view"):
         os.mkdir(name)
     os.mkdir("lower/d")
     with open("lower/d/f", "wb") as file:
-        file.write(b"x" * 4096)
+        file.write(_ON_SERVER)
     _mount(b"lower")
     os.mkdir("view/scratch", 0o700)
     os.link("view/d/f", "view/scratch/f")
@@ -65,28 +69,79 @@ def _try_here() -> Trial:
     reconfigure = _reconfigure()
     takes_effect = os.stat("view/d").st_nlink > 1 and _content_is_there()
     syscalls.umount(b"view")
+    layered = _try_layer()
     return Trial(
         metacopy=metacopy,
         absolute_redirect=redirect == b"/d/f",
         reconfigure=reconfigure,
         opaque_takes_effect=takes_effect,
         finalizes=finalizes,
-        data_only_layers=_can_mount(b"lower::data"),
+        data_only_layers=layered is not None,
+        lazy_data=layered is not None and layered.lazy_data,
+        layer_answers_misses=layered is not None and layered.answers_misses,
     )
 
 
-def _mount(lowerdir: bytes) -> None:
-    data = b"lowerdir=%s,upperdir=upper,workdir=work,%s" % (lowerdir, _OPTIONS)
-    syscalls.mount(b"promoterd-probe", b"view", b"overlay", 0, data)
+@dataclass(frozen=True, slots=True)
+class _Layered:
+    lazy_data: bool
+    answers_misses: bool
 
 
-def _can_mount(lowerdir: bytes) -> bool:
+def _try_layer() -> _Layered | None:
+    """One complete directory in a metadata layer, as the layer backend lays it out; None where that cannot be mounted.
+
+    The server's tree and the data layer differ here, so that whoever answers can be told.
+    """
+    syscalls.mount(b"promoterd-probe", b"data", b"tmpfs", 0, b"size=1m,mode=700")
+    os.mkdir("data/d")
+    with open("data/d/f", "wb") as file:
+        file.write(_IN_DATA)
+    with open("lower/d/missing", "wb"):
+        pass
+    for half in (FILES, REST):
+        os.makedirs(half + b"/d")
+    stub = FILES + b"/d/f"
+    with open(stub, "wb") as file:
+        file.truncate(len(_IN_DATA))
+    os.chmod(stub, _STUB_MODE)
+    os.setxattr(stub, xattrs.METACOPY, b"")
+    os.setxattr(stub, xattrs.REDIRECT, b"/d/f")
+    os.setxattr(REST + b"/d", xattrs.REDIRECT, b"/d")
+    os.setxattr(REST + b"/d", xattrs.OPAQUE, xattrs.OPAQUE_YES)
     try:
-        _mount(lowerdir)
+        _mount(b"%s:%s:lower::data" % (FILES, REST), b"layer-")
+    except OSError:
+        return None
+    try:
+        return _Layered(
+            lazy_data=_is_lazy(), answers_misses=os.listdir("view/d") == ["f"] and not _finds("view/d/missing")
+        )
+    finally:
+        syscalls.umount(b"view")
+
+
+def _is_lazy() -> bool:
+    """Whether a file's attributes come from the layer, and its data from the data layer."""
+    try:
+        with open("view/d/f", "rb") as file:
+            data = file.read()
+        return os.stat("view/d/f").st_mode & 0o777 == _STUB_MODE and data == _IN_DATA
     except OSError:
         return False
-    syscalls.umount(b"view")
+
+
+def _finds(path: str) -> bool:
+    try:
+        os.stat(path)
+    except OSError:
+        return False
     return True
+
+
+def _mount(lowerdir: bytes, prefix: bytes = b"") -> None:
+    data = b"lowerdir=%s,upperdir=%supper,workdir=%swork,%s" % (lowerdir, prefix, prefix, _OPTIONS)
+    syscalls.mount(b"promoterd-probe", b"view", b"overlay", 0, data)
 
 
 def _reconfigure() -> str:
@@ -110,7 +165,7 @@ def _reconfigure() -> str:
 def _content_is_there() -> bool:
     """Whether the data of the marked directory's file is found through its redirect."""
     with open("view/d/f", "rb") as file:
-        return file.read() == b"x" * 4096
+        return file.read() == _ON_SERVER
 
 
 if __name__ == "__main__":

@@ -10,8 +10,8 @@ from promoterd.cli.app import app
 from promoterd.cli.entry import execute
 
 COMMANDS = (
-    "run", "check", "doctor", "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload",
-    "demo",
+    "run", "check", "doctor", "layout", "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire",
+    "reload", "demo",
 )  # fmt: skip
 
 

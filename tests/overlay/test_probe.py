@@ -67,6 +67,48 @@ class TestTrial:
         )
         assert trial.finalizes
 
+    @pytest.mark.needs("root", "overlay")
+    def test_a_metadata_layer_is_tried_out(self) -> None:
+        trial = try_overlay()
+        assert trial.data_only_layers, "the kernels that tests run on have them"
+        assert trial.lazy_data
+        assert trial.layer_answers_misses
+
+    @pytest.mark.needs("root", "overlay")
+    def test_a_kernel_without_data_only_layers_is_seen(self) -> None:
+        trial = self.run_with(
+            "def mount(source, target, fstype, flags=0, data=b'', real=syscalls.mount):\n"
+            "    if b'::' in data: raise OSError(errno.EINVAL, 'Invalid argument')\n"
+            "    real(source, target, fstype, flags, data)\n"
+            "syscalls.mount = mount\n"
+        )
+        assert trial.opaque_takes_effect
+        assert not trial.data_only_layers
+        assert not trial.lazy_data
+
+    @pytest.mark.needs("root", "overlay")
+    def test_a_kernel_that_takes_data_from_elsewhere_is_seen(self) -> None:
+        trial = self.run_with(self.EAGER)
+        assert not trial.lazy_data
+
+    @pytest.mark.needs("root", "overlay")
+    def test_a_kernel_that_asks_the_layers_below_is_seen(self) -> None:
+        trial = self.run_with(
+            "def setxattr(path, name, value, real=os.setxattr):\n"
+            "    if path != trial.REST + b'/d' or value != b'y': real(path, name, value)\n"
+            "os.setxattr = setxattr\n"
+        )
+        assert trial.data_only_layers
+        assert not trial.layer_answers_misses
+
+    EAGER = (
+        "def mount(source, target, fstype, flags=0, data=b'', real=syscalls.mount):\n"
+        "    if b'::' in data: data = data.replace(b'metacopy=on', b'metacopy=off')\n"
+        "    real(source, target, fstype, flags, data)\n"
+        "syscalls.mount = mount\n"
+    )
+    """Metacopies are not followed."""
+
     def run_with(self, preparation: str) -> Trial:
         """The child process, with another kernel's behaviour put in."""
         code = f"import errno, os\nfrom promoterd.overlay import syscalls, trial\n{preparation}\ntrial.main()"

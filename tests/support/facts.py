@@ -5,7 +5,13 @@ from promoterd.overlay.mountinfo import parse
 from promoterd.overlay.mounts import ModuleDefaults, Overlay, overlay_of
 
 GOOD_TRIAL = Trial(
-    metacopy=True, absolute_redirect=True, reconfigure="fspick", opaque_takes_effect=True, data_only_layers=True
+    metacopy=True,
+    absolute_redirect=True,
+    reconfigure="fspick",
+    opaque_takes_effect=True,
+    data_only_layers=True,
+    lazy_data=True,
+    layer_answers_misses=True,
 )
 GOOD_HOST = Host(
     kernel="6.1.0",

@@ -58,7 +58,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
         name: _program(name)
         for name in (
             *("mkfs.ext4", "mkfs.xfs", "mkfs.btrfs", "setfacl", "setcap", "chattr"),
-            *("setpriv", "systemd-analyze", "systemd-sysusers", "strace", "cc", "cpio"),
+            *("setpriv", "systemd-analyze", "systemd-escape", "systemd-sysusers", "strace", "cc", "cpio"),
         )
     },
 }

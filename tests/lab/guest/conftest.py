@@ -7,7 +7,7 @@ from itertools import count
 import pytest
 
 from lab.guest import server
-from lab.guest.stack import Nfs, mounted_nfs, overlay_on, upper_home
+from lab.guest.stack import Nfs, layered_on, mounted_nfs, need_data_only_layers, overlay_on, upper_home
 from support.daemons import RunningDaemon, daemons
 from support.overlays import MountedOverlay
 from support.trees import Tree, build
@@ -24,14 +24,27 @@ def _nfs_server() -> None:
 def make_overlay() -> Iterator[Callable[..., MountedOverlay]]:
     """A tree on the server, a mount of it, and an overlay on that; all but the tree is undone after the test.
 
-    The result's ``on_server`` is the server's own side. ``squashed`` exports it with ``root_squash``.
+    The result's ``on_server`` is the server's own side. ``squashed`` exports it with ``root_squash``; ``layered`` puts
+    a metadata layer above it, and skips the test where the kernel cannot have one.
     """
     with ExitStack() as stack:
 
-        def make(tree: Tree, nfs: Nfs = Nfs(), upper_fs: str = "tmpfs", *, squashed: bool = False) -> MountedOverlay:  # noqa: B008
+        def make(
+            tree: Tree,
+            nfs: Nfs = Nfs(),  # noqa: B008
+            upper_fs: str = "tmpfs",
+            *,
+            squashed: bool = False,
+            layered: bool = False,
+        ) -> MountedOverlay:
+            if layered:
+                need_data_only_layers()
             base = b"/mnt/test%d" % next(_NUMBERS)
             place = (server.SQUASHED if squashed else server.EXPORT) + base
             build(place, tree)
+            if layered:
+                home = stack.enter_context(upper_home(upper_fs, base + b"/local"))
+                return stack.enter_context(layered_on(nfs, home, directories=[place], at=base))
             layer = stack.enter_context(mounted_nfs(nfs, place, base + b"/nfs"))
             home = stack.enter_context(upper_home(upper_fs, base + b"/local"))
             return stack.enter_context(overlay_on([layer], home, on_server=[place], at=base))

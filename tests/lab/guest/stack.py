@@ -5,9 +5,13 @@ import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import pytest
 
 from lab.guest import server
+from promoterd.overlay import probe
+from promoterd.overlay.mounts import FILES, REST
 from support.overlays import OPTIONS, MountedOverlay, unmount
 
 UPPERS = {"ext4": "/dev/vdc", "xfs": "/dev/vdd", "tmpfs": None}
@@ -75,24 +79,73 @@ def overlay_on(
     on_server: Sequence[bytes] = (server.EXPORT + b"/share",),
     at: bytes = b"/mnt/overlay",
     fresh: bool = True,
+    data: Sequence[bytes] = (),
 ) -> Iterator[MountedOverlay]:
-    """An overlay on these layers with its upper layer in ``home``: a new one, or what was left there."""
+    """An overlay on these layers with its upper layer in ``home``: a new one, or what was left there.
+
+    With ``data``, a second mount of each layer, the two halves of a metadata layer are in ``home`` as well.
+    """
     base = at
-    for name in (b"upper", b"work"):
+    halves = [home + b"/layer/" + name for name in (FILES, REST)] if data else []
+    for directory in (home + b"/upper", home + b"/work", *halves):
         if fresh:
-            shutil.rmtree(home + b"/" + name, ignore_errors=True)
-        os.makedirs(home + b"/" + name, exist_ok=True)
+            shutil.rmtree(directory, ignore_errors=True)
+        os.makedirs(directory, exist_ok=True)
     if fresh:
         shutil.copystat(layers[0], home + b"/upper")
     os.makedirs(base + b"/mnt", exist_ok=True)
     made = MountedOverlay(
-        base, list(on_server), list(layers), home + b"/upper", home + b"/work", OPTIONS, [], ExitStack()
+        base,
+        list(on_server),
+        list(layers),
+        home + b"/upper",
+        home + b"/work",
+        OPTIONS,
+        [],
+        ExitStack(),
+        list(data),
+        halves,
     )
     made.mount()
     try:
         yield made
     finally:
         _unmount(made.mountpoint)
+
+
+@contextmanager
+def layered_on(
+    nfs: Nfs,
+    home: bytes,
+    *,
+    directories: Sequence[bytes] = (server.EXPORT + b"/share",),
+    at: bytes = b"/mnt/overlay",
+    fresh: bool = True,
+) -> Iterator[MountedOverlay]:
+    """An overlay with a metadata layer in ``home`` on these directories of the server, the topmost first.
+
+    Each of them is mounted twice; the second mount, from which data are read, has a superblock of its own. Needs a
+    kernel with data-only layers, :func:`need_data_only_layers`.
+    """
+    own = replace(nfs, options=",".join(option for option in (nfs.options, "nosharecache") if option))
+    with ExitStack() as stack:
+        mounts = [
+            [
+                stack.enter_context(mounted_nfs(how, directory, at + b"/%s%d" % (name, number)))
+                for number, directory in enumerate(directories)
+            ]
+            for name, how in ((b"nfs", nfs), (b"data", own))
+        ]
+        layers, data = mounts
+        yield stack.enter_context(overlay_on(layers, home, on_server=directories, at=at, fresh=fresh, data=data))
+
+
+def need_data_only_layers() -> None:
+    """Skip the running test on a kernel without them: Debian's 6.1 is one."""
+    trial = probe.host().trial
+    assert not trial.error, trial.error
+    if not trial.data_only_layers:
+        pytest.skip(f"the kernel {os.uname().release} has no data-only layers")
 
 
 def cool(*overlays: MountedOverlay) -> None:
