@@ -53,6 +53,8 @@ class Mounted:
     book: Book
     pool: Pool
     throttle: Throttle
+    rechecks: Throttle
+    """The rate of what is asked of the server to stay true to it."""
     metrics: MountMetrics
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]

@@ -93,6 +93,7 @@ class OpenedMount:
             book=Book(ledger.of(upper_id), self._log, _counted(metrics)),
             pool=pool,
             throttle=Throttle(policy.limits.entries_per_second),
+            rechecks=Throttle(policy.limits.recheck_requests_per_second),
             metrics=metrics,
             log=self._log,
             clock=self._clock,

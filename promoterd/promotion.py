@@ -3,7 +3,7 @@
 import errno
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 
@@ -51,8 +51,8 @@ class Promotion:
     broken_hardlinks: tuple[bytes, ...] = ()
 
 
-async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = None) -> Promotion:
-    """Plan, shadow, verify and mark a directory with its closure; its state says how that went.
+async def promote(mount: Mounted, path: bytes, *, alone: bool = False, progress: Progress | None = None) -> Promotion:
+    """Plan, shadow, verify and mark a directory with its closure, or ``alone``; its state says how that went.
 
     Raises TripWire while the mount is paused or when something broken was met, Refused where it is being worked on
     already, and MountGone. What these break off stands in the journal, for the next start.
@@ -63,7 +63,7 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
     mount.busy.add(path)
     started = mount.clock()
     try:
-        done = await _promote(mount, path, progress)
+        done = await _promote(mount, path, alone, progress)
     except Refused as refusal:
         done = Promotion(path, Outcome.REFUSED, reason=refusal.message, hint=refusal.hint)
         wait = refusal.fields.get("wait")
@@ -90,11 +90,13 @@ async def promote(mount: Mounted, path: bytes, *, progress: Progress | None = No
     return done
 
 
-async def _promote(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:
+async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress | None) -> Promotion:
     now = mount.clock()
     if mount.book.state(path) is State.COLD:
         mount.book.move(path, State.HOT, now=now)
     terms = terms_for(mount.policy, path, round(now * NANOSECONDS), mount.book.is_restless)
+    if alone:
+        terms = replace(terms, recursive=False)
 
     def plan_it(layers: Layers) -> Plan:
         return mount.backend.plan(layers, path, terms)

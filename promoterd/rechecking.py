@@ -4,10 +4,11 @@ import asyncio
 import zlib
 from collections.abc import Callable, Iterable
 
-from promoterd.errors import Refused
+from promoterd.errors import Refused, TripWire
 from promoterd.finding import Finder
 from promoterd.mounted import Mounted
 from promoterd.paths import ancestors, show
+from promoterd.promotion import promote
 from promoterd.reopen import reopen_deferred
 from promoterd.staleness import follow, recheck
 from promoterd.states import MARKED, State
@@ -58,12 +59,31 @@ class Rechecker:
         if mount.book.in_states({State.COMPLETE}) or mount.unsettled:
             mount.unsettled = False
             self._activate()
+        await self._complete_chains(now)
         if mount.backend.marks:
             await mount.run(mount.free_space_lack)
         await self._look_at_growing(now)
         await self._look_at_followed(now)
         if mount.overlay.read_only:
             await reopen_deferred(mount)
+
+    async def _complete_chains(self, now: float) -> None:
+        """Ancestors that were too young, or else not fit, when a directory below them was completed."""
+        mount = self.mount
+        if not mount.backend.resyncs or mount.paused is not None:
+            return
+        above = {path for record in mount.book.in_states(MARKED) for path in ancestors(record.path)}
+        for path in sorted(above, reverse=True):
+            record, rule = mount.book.get(path), mount.policy.rule_for(path)
+            waits = record is not None and record.retry_at is not None and record.retry_at > now
+            if rule is None or not (rule.may_promote and rule.chain) or mount.book.is_marked(path) or waits:
+                continue
+            try:
+                done = await promote(mount, path, alone=True)
+            except (Refused, TripWire) as error:
+                mount.log.debug("chain_waits", path=show(path), reason=error.message)
+            else:
+                mount.unsettled |= bool(done.directories)
 
     def _to_verify(self, paths: Iterable[bytes], now: float) -> set[bytes]:
         """Those whose files are to be compared as well; the completion counts as the first time."""

@@ -48,8 +48,11 @@ def too_many_vanished(vanished: int, checked: int) -> bool:
     return vanished >= VANISHED_LEAST and vanished > VANISHED_SHARE * checked
 
 
-def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
-    """Compare a marked directory with the server, asked anew, ancestors first. Raises OSError."""
+def examine(mount: Mounted, path: bytes, layers: Layers, asked: Collection[bytes] = ()) -> Finding:
+    """Compare a marked directory with the server, asked anew, ancestors first. Raises OSError.
+
+    ``asked``: directories of which the server was asked a moment ago.
+    """
     found = mount.backend.on_disk(layers, path)
     if found.mark not in {MarkState.OURS, MarkState.OPEN} or found.provenance is None:
         return Finding(path, Verdict.UNMARKED)
@@ -62,6 +65,8 @@ def examine(mount: Mounted, path: bytes, layers: Layers) -> Finding:
             contributing = layers.contributing_below(contributing, directory)
         if not contributing:
             return Finding(path, Verdict.VANISHED, directory)
+        if directory in asked:
+            continue
         for index in contributing:  # asked for its attributes, the client looks names in it up anew (nfs(5), actimeo)
             with beneath.opened(layers.lowers[index], directory) as lower:
                 syscalls.statx(lower, force_sync=True)
@@ -131,7 +136,7 @@ async def _follow_children(mount: Mounted, path: bytes) -> None:
     except (FileNotFoundError, NotADirectoryError):
         return
     if children:
-        mount.metrics.throttled(await mount.throttle.take(len(children)))
+        await mount.rechecks.take(len(children))
         await follow(mount, children)
 
 
@@ -146,11 +151,15 @@ def _by_tree(mount: Mounted, paths: Sequence[bytes]) -> list[list[bytes]]:
 
 async def _examine_all(mount: Mounted, paths: Sequence[bytes]) -> list[Finding]:
     findings = []
+    asked: set[bytes] = set()
     for path in paths:
         if not mount.book.is_marked(path):
             continue
+        way = {b"", *ancestors(path)}
+        await mount.rechecks.take(1 + len(way - asked))
         try:
-            findings.append(await mount.with_layers(partial(examine, mount, path)))
+            findings.append(await mount.with_layers(partial(examine, mount, path, asked=frozenset(asked))))
+            asked |= way
         except MountGone:
             raise
         except (Refused, OSError) as error:

@@ -8,18 +8,18 @@ from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, syscalls
 from promoterd.overlay.listing import Layers
 
-_BATCH = 256
+_BATCH = 64
 
 
 async def rewritten(mount: Mounted, path: bytes) -> str | None:
     """The first file of a complete directory whose size or time on the server is not that of our shadow, if any.
 
-    One request to the server for each file, held back by the mount's throttle. Raises OSError, MountGone.
+    One request to the server for each file, held back by the mount's rate for rechecks. Raises OSError, MountGone.
     """
     names = await mount.with_layers(partial(mount.backend.checkable, path=path))
     for start in range(0, len(names), _BATCH):
         batch = names[start : start + _BATCH]
-        mount.metrics.throttled(await mount.throttle.take(len(batch)))
+        await mount.rechecks.take(len(batch))
         found = await mount.with_layers(partial(_first_rewritten, mount, path, batch))
         if found is not None:
             return found

@@ -47,6 +47,13 @@ class Limits(Section):
     entries_per_second: Rate = Field(
         default=5000, ge=1, le=10_000_000, description="Entries copied up in a second, all directories together."
     )
+    recheck_requests_per_second: Rate = Field(
+        default=100,
+        ge=1,
+        le=10_000_000,
+        description="What rechecks and verifications may ask the server in a second; when that is not enough for the "
+        "rules' intervals, they become longer.",
+    )
     concurrency: int = Field(default=2, ge=1, le=64, description="Directories worked on at once.")
     min_free_space: ShareOrSize = Field(
         default=Share(0.05), description="Stop copying up when the upper file system has less space than this left."

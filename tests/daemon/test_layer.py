@@ -1,9 +1,12 @@
 """The daemon with a metadata layer: what the server does while directories are complete, and what readers then see."""
 
 import contextlib
+import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,3 +203,24 @@ def test_a_mount_that_another_backend_has_completed_is_not_taken_over(
     daemon.signal(signal.SIGTERM)
     daemon.running.wait()
     daemon.process = None
+
+
+def test_offline_everything_is_taken_out(daemon: RunningDaemon, mounted: MountedOverlay) -> None:
+    before = view_of(mounted)
+    promote(daemon, mounted, LIB, OTHER)
+    daemon.stop()
+    mounted.umount()
+    command = [sys.executable, "-m", "promoterd", "reopen", "--offline", "--upper", os.fsdecode(mounted.upper)]
+    one = [*command, "/" + os.fsdecode(LIB), "--config", daemon.policy_file, "--json"]
+    answer = json.loads(subprocess.run(one, check=True, capture_output=True).stdout)
+    assert sorted(answer["reopened"]) == ["/apps/v1/lib", "/apps/v1/lib/sub"]
+    assert complete(mounted, OTHER)
+    assert complete(mounted, b"apps/v1")
+    mounted.mount()
+    assert_same_view(before, view_of(mounted))
+    mounted.umount()
+    subprocess.run([*command, "--all", "--config", daemon.policy_file], check=True, capture_output=True)
+    for half in mounted.metadata:
+        assert os.listdir(half) == []
+    mounted.mount()
+    assert_same_view(before, view_of(mounted))

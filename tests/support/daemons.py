@@ -50,7 +50,13 @@ def moment(event: Event) -> float:
 
 def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = ({"path": "**"},), **keys: Any) -> Event:
     """The section of one mount, in a hurry; ``limits`` and ``heat`` are merged with what stands here."""
-    limits = {"entries_per_second": "unlimited", "min_free_space": 0, "min_free_inodes": 0} | keys.pop("limits", {})
+    limits = {
+        "entries_per_second": "unlimited",
+        "recheck_requests_per_second": "unlimited",
+        "min_free_space": 0,
+        "min_free_inodes": 0,
+        **keys.pop("limits", {}),
+    }
     heat = {"threshold": 1.5} | keys.pop("heat", {})
     return {
         "mountpoint": os.fsdecode(mounted.mountpoint),

@@ -18,6 +18,7 @@ from promoterd.backends.layer.placing import Placing
 from promoterd.backends.layer.planning import LayerPlan, is_complete, plan_layer, plan_resync
 from promoterd.backends.layer.staging import Staged, Staging
 from promoterd.backends.layer.verifying import verify_names
+from promoterd.backends.layer.walking import directories_in, marked_in_layer, names_in
 from promoterd.overlay import activation, beneath, xattrs
 from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.fitness_of_layers import layer_findings
@@ -150,6 +151,7 @@ class LayerBackend(Backend):
             for path in paths:
                 if not any(path != above and is_below(path, above) for above in paths):
                     graveyard.take_out(home, path, mounting=mounting, stub=self._stub(layers, path))
+                    self._prune(home, path, mounting)
             activation.reconfigure(self.overlay)
             graveyard.bury(home, mounting)
 
@@ -162,6 +164,15 @@ class LayerBackend(Backend):
         except FileNotFoundError:
             return None
 
+    def _prune(self, home: Home, path: bytes, mounting: str) -> None:
+        """Take out the ancestors that were in the layer for this directory's sake alone; what is left freezes (R2)."""
+        for ancestor in reversed(ancestors(path)):
+            if layer_xattr(home.layers, parent(ancestor), xattrs.OPAQUE) is not None or (
+                self.traces(home.layers, ancestor).marked
+            ):
+                return
+            graveyard.take_out(home, ancestor, mounting=mounting)
+
     def read_back(self, layers: Layers, path: bytes) -> str | None:
         """Compares the listing, and the attributes of a few entries, with the layer's."""
         return effect.read_back(layers, path)
@@ -170,7 +181,7 @@ class LayerBackend(Backend):
         """Names that are in neither half."""
         missing = set(listing.entries)
         for half in layers.metadata:
-            missing.difference_update(_names(half, path))
+            missing.difference_update(names_in(half, path))
         return missing
 
     def checkable(self, layers: Layers, path: bytes) -> list[str]:
@@ -184,9 +195,7 @@ class LayerBackend(Backend):
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """Directories with provenance in the rest half, and their ancestors."""
-        marked = [
-            found for found in _directories(layers.metadata[1], path) if layer_xattr(layers, found, xattrs.PROVENANCE)
-        ]
+        marked = marked_in_layer(layers, path)
         above = {ancestor for found in marked for ancestor in ancestors(found)}
         return Traces(marked, sorted(above.difference(marked)))
 
@@ -202,7 +211,7 @@ class LayerBackend(Backend):
     def finish_promotion(self, layers: Layers, path: bytes) -> None:
         """A files half whose twin never came is taken out."""
         files, rest = layers.metadata
-        for directory in [*ancestors(path), *_directories(files, path)]:
+        for directory in [*ancestors(path), *directories_in(files, path)]:
             if beneath.exists_beneath(files, directory) and not beneath.exists_beneath(rest, directory):
                 with Home(layers) as home:
                     graveyard.take_out(home, directory, mounting=graveyard.mounting_of(self.overlay))
@@ -221,7 +230,7 @@ class LayerBackend(Backend):
         """Take out what the server has deleted. What a user made of it is in upper, and stays."""
         files, rest = layers.metadata
         shadows = sum(
-            len(_names(half, found)) for half in (files, rest) for found in _directories(layers.metadata[1], path)
+            len(names_in(half, found)) for half in (files, rest) for found in directories_in(layers.metadata[1], path)
         )
         with self._changing, Home(layers) as home:
             graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay))
@@ -261,28 +270,3 @@ def _redress(half: int, path: bytes, wanted: entries.Dressed) -> bool:
             return True
     except FileNotFoundError:
         return False
-
-
-def _names(half: int, path: bytes) -> list[str]:
-    try:
-        with beneath.opened(half, path, beneath.READ_DIRECTORY) as directory:
-            return os.listdir(directory)
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def _directories(half: int, path: bytes) -> Iterator[bytes]:
-    """Every directory of one half at ``path`` and below, parents first."""
-    waiting = [path]
-    while waiting:
-        directory = waiting.pop()
-        try:
-            with beneath.opened(half, directory, beneath.READ_DIRECTORY) as opened:
-                if directory:
-                    yield directory
-                with os.scandir(opened) as found:
-                    waiting.extend(
-                        join(directory, os.fsencode(item.name)) for item in found if item.is_dir(follow_symlinks=False)
-                    )
-        except (FileNotFoundError, NotADirectoryError):
-            continue
