@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from promoterd import doctor
 from promoterd.errors import MountNotFound
+from promoterd.overlay import probe
 from promoterd.overlay.lock import WriterLock
 from support.overlays import MountedOverlay
 
@@ -61,6 +63,48 @@ def test_an_unfit_mount(make_overlay: MakeOverlay) -> None:
 
     subprocess.run(["bash", "-ec", found.instead], check=True)
     assert one(made).auto == "opaque"
+
+
+def test_a_mount_with_a_metadata_layer(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({"lib": {"a": b"1"}}, counting=True, layered=True, upper_fs="ext4")
+    report = doctor.examine(made.mountpoint)
+    text = rendered(report)
+    for half, what in zip(made.metadata, ("files", "the rest"), strict=True):
+        assert f"{half.decode()} ({what}, on ext4)" in text
+    assert "metadata layer" not in text.replace("metadata layers: yes", ""), "there is nothing to be had"
+    found = report.to_dict()
+    (overlay,) = json.loads(json.dumps(found))["overlays"]
+    assert overlay["layer"] == [half.decode() for half in made.metadata]
+    assert overlay["lower"] == [layer.decode() for layer in made.layers]
+    assert overlay["layout"] is None
+
+
+def test_a_mount_without_one_is_told_how_to_get_it(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({"lib": {"a": b"1"}})
+    report = doctor.examine(made.mountpoint)
+    text = rendered(report, width=100)
+    assert "none: lookups, stat and listings" in text.replace("\n", " ")
+    command = one(made).layout
+    assert command is not None
+    assert command.startswith("promoterd layout --lower SERVER:/EXPORT --mountpoint ")
+    assert f"{command}\n" in text, "the command is on one line, to be copied"
+    assert one(made).instead is None, "what it has is fit for opaque as it is"
+
+
+def test_half_a_layout_is_none(make_overlay: MakeOverlay) -> None:
+    made = make_overlay({"lib": {"a": b"1"}}, counting=True, layered=True, mount=False)
+    made.data_layers = []
+    made.mount()
+    assert one(made).layout is not None
+
+
+def test_a_kernel_without_data_only_layers_is_not_sent_there(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = make_overlay({})
+    host = probe.host()
+    monkeypatch.setattr(probe, "host", lambda: replace(host, trial=replace(host.trial, lazy_data=False)))
+    assert one(made).layout is None
 
 
 def test_paths_are_not_taken_for_markup(make_overlay: MakeOverlay, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """What to mount instead: one command, with every option right, that a person can paste into a shell."""
 
+import os
 import shlex
 from collections.abc import Iterator
 
@@ -34,7 +35,9 @@ def layout_command(overlay: Overlay, facts: Facts) -> str:
         words += [b"--lower", export]
     words += [b"--mountpoint", overlay.mountpoint]
     if overlay.upper is not None and overlay.work is not None and not overlay.userxattr:
-        words += [b"--upper", overlay.upper, b"--work", overlay.work]
+        state = os.path.dirname(overlay.upper)
+        usual = (overlay.upper, overlay.work) == (state + b"/upper", state + b"/work")
+        words += [b"--state", state] if usual else [b"--upper", overlay.upper, b"--work", overlay.work]
     return " ".join(shell_word(word) for word in words)
 
 

@@ -1,6 +1,7 @@
 """The suggested command is run, in a shell, and has to give a mount that is fit."""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,8 +13,11 @@ import pytest
 from promoterd.overlay import probe, syscalls
 from promoterd.overlay.escapes import escape_option
 from promoterd.overlay.fitness import is_fit, marking_findings
+from promoterd.overlay.fitness_of_layers import layer_findings
 from promoterd.overlay.mounts import Overlay, overlay_at
-from promoterd.overlay.remedy import shell_word, suggested_mount
+from promoterd.overlay.remedy import layout_command, shell_word, suggested_mount
+from support.commands import promoterd
+from support.facts import GOOD_FACTS, described
 from support.overlays import MountedOverlay, unmount
 
 MakeOverlay = Callable[..., MountedOverlay]
@@ -120,6 +124,45 @@ def test_what_only_the_admin_knows_is_in_capitals(make_overlay: MakeOverlay) -> 
     assert "lowerdir=/ABSOLUTE-PATH-OF/rel" in suggested_mount(replace(overlay, lowers=(b"rel",)), facts)
     shared = replace(facts, second_users=("the overlay at /x",))
     assert "upperdir=/LOCAL-DISK/upper" in suggested_mount(overlay, shared)
+
+
+@pytest.mark.parametrize("options", ["metacopy=off", "metacopy=on,verity=require", "metacopy=on,xino=on,volatile"])
+def test_a_metadata_layer_stays_and_has_what_it_needs(make_overlay: MakeOverlay, options: str) -> None:
+    made = make_overlay({"lib": {"a": b"1"}}, counting=True, layered=True, options=options)
+    before = overlay_at(made.mountpoint)
+    assert not is_fit(layer_findings(before, probe.gather(before)))
+    incompatible = os.fsdecode(made.work) + "/work/incompat"
+    command = suggestion(before)
+    assert "index=off" in command
+    follow(command.replace(" && ", f" && rm -rf {incompatible} && "))
+    after = overlay_at(made.mountpoint)
+    assert (after.metadata, after.data_only) == (before.metadata, before.data_only)
+    assert is_fit(layer_findings(after, probe.gather(after)))
+
+
+class TestLayout:
+    """The command that says how to mount it with a metadata layer."""
+
+    def test_of_a_mount_as_the_readme_makes_it(self) -> None:
+        overlay = described(layers=b"lowerdir=/l,upperdir=/s/upper,workdir=/s/work")
+        facts = replace(GOOD_FACTS, exports=(b"nas1:/export/so ft",))
+        assert layout_command(overlay, facts) == (
+            "promoterd layout --lower 'nas1:/export/so ft' --mountpoint /mnt/app --state /s"
+        )
+
+    def test_of_any_other(self) -> None:
+        overlay = replace(described(), lowers=(b"/l", b"/m"))
+        assert layout_command(overlay, GOOD_FACTS) == (
+            "promoterd layout --lower SERVER:/EXPORT --lower SERVER:/EXPORT --mountpoint /mnt/app --upper /u --work /w"
+        )
+        assert layout_command(replace(overlay, upper=None), GOOD_FACTS).endswith(" --mountpoint /mnt/app")
+
+    def test_it_is_one_that_can_be_run(self) -> None:
+        overlay = described(layers=b"lowerdir=/l,upperdir=/var/lib/x/upper,workdir=/var/lib/x/work")
+        facts = replace(GOOD_FACTS, exports=(b"nas1:/export",))
+        ran = promoterd(*shlex.split(layout_command(overlay, facts))[1:], "--json")
+        assert ran.code == 0, ran.out
+        assert (ran.json["upper"], ran.json["layer"]) == ("/var/lib/x/upper", "/var/lib/x/layer")
 
 
 @pytest.mark.parametrize("word", [*ODD, b'quo"te', b"", b"'", b"plain", b"\x01\\'\xff", b"-o"])
