@@ -10,7 +10,7 @@ REQUIRED: Final[tuple[State, ...]] = ("plain", "unpromoted", "metacopy", "opaque
 PROMOTED: Final[tuple[State, ...]] = ("metacopy", "opaque")
 """Those of them that a promotion leads to."""
 
-NOENT_SHARE: Final[Mapping[State, float]] = {"opaque": 0.001}
+NOENT_SHARE: Final[Mapping[State, float]] = {"opaque": 0.001, "layer": 0.001, "layer+chain": 0.001}
 """Of plain's lookups answered with ENOENT, how many may be left in a launch."""
 
 LAUNCH_SHARE: Final[Mapping[State, float]] = {"unpromoted": 1.1, "metacopy": 1.15, "opaque": 0.3}

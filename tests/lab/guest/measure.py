@@ -4,19 +4,21 @@ import argparse
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from lab.guest import promoting, rpcs, server
 from lab.guest.launch import launch
 from lab.guest.promoting import Promoter
-from lab.guest.stack import UPPERS, Nfs, cool, mounted_nfs, overlay_on, upper_home
+from lab.guest.stack import UPPERS, Nfs, cool, layered_on, mounted_nfs, overlay_on, upper_home
 from lab.guest.workloads import WORKLOADS
 from lab.manifest import Manifest
 from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
 from promoterd.demo.reader import Known, Reader
 from promoterd.demo.view import differences
+from promoterd.overlay import probe
 from promoterd.paths import join
 from support.overlays import MountedOverlay
 from support.promotions import SCRATCH, view_below
@@ -63,11 +65,17 @@ class Measurement:
         with self._overlay() as overlay:
             fit = promoting.fit_backends(overlay)
         for backend in fit:
-            with self._overlay() as overlay:
-                say(f"{backend}: all of it, because policy says so")
-                self._cost(backend, Promoter(overlay, self.manifest, backend).promote(self._promoted))
-            with self._overlay() as overlay:
-                self._marked(backend, overlay)
+            self._backend(backend, self._overlay)
+        if probe.host().trial.data_only_layers:
+            for state in ("layer", "layer+chain"):
+                self._backend(state, self._layered)
+
+    def _backend(self, state: str, overlays: Callable[[], AbstractContextManager[MountedOverlay]]) -> None:
+        with overlays() as overlay:
+            say(f"{state}: all of it, because policy says so")
+            self._cost(state, Promoter(overlay, self.manifest, state).promote(self._promoted))
+        with overlays() as overlay:
+            self._marked(state, overlay)
 
     @property
     def _promoted(self) -> Sequence[str]:
@@ -79,6 +87,13 @@ class Measurement:
             layer = stack.enter_context(mounted_nfs(self.nfs))
             home = stack.enter_context(upper_home(self.upper))
             yield stack.enter_context(overlay_on([layer], home))
+
+    @contextmanager
+    def _layered(self) -> Iterator[MountedOverlay]:
+        """With a metadata layer. ``noacl``, as docs/layout.md has it for NFS 3: ACLs cost a request for each file."""
+        options = f"{self.nfs.options},noacl" if self.nfs.version.startswith("3") else self.nfs.options
+        with upper_home(self.upper) as home, layered_on(replace(self.nfs, options=options), home) as overlay:
+            yield overlay
 
     def _marked(self, state: str, overlay: MountedOverlay) -> None:
         """What a backend's marks lead to.

@@ -34,16 +34,20 @@ class Cost:
     seconds: float
 
 
-def rules(manifest: Manifest, always: Sequence[str]) -> list[dict[str, Any]]:
+def rules(manifest: Manifest, always: Sequence[str], state: str) -> list[dict[str, Any]]:
     """The policy of the share: these directories in any case, other releases when they are hot.
 
-    Nothing is too young: the share's disk was made a moment ago. Rechecks stay out of what is counted.
+    Nothing is too young: the share's disk was made a moment ago. Rechecks stay out of what is counted. What is above
+    releases grows, but for the state ``layer+chain``, in which nothing does.
     """
-    keys = {"min_age": "0s", "recheck": "1h"}
+    keys: dict[str, Any] = {"min_age": "0s", "recheck": "1h"}
+    if state.startswith("layer"):
+        keys["xattrs"] = "skip"
     covered = [path for directory in always for path in (directory, f"{directory}/**")]
+    above = {"chain": True} if "+chain" in state else {"growing": True}
     return [
         *({"path": path, "promote": "always", **keys} for path in covered),
-        *({"path": path, "growing": True, **keys} for path in manifest.growing),
+        *({"path": path, **above, "threshold": 1e9, **keys} for path in manifest.growing),
         *({"path": path, **keys} for path in manifest.releases),
     ]
 
@@ -61,10 +65,11 @@ def fit_backends(overlay: MountedOverlay) -> list[str]:
 class Promoter:
     """The daemon on one overlay with the share's policy; it works while :meth:`promote` runs."""
 
-    def __init__(self, overlay: MountedOverlay, manifest: Manifest, backend: str) -> None:
+    def __init__(self, overlay: MountedOverlay, manifest: Manifest, state: str) -> None:
         self.overlay = overlay
         self.manifest = manifest
-        self.backend = backend
+        self.state = state
+        self.backend = state.partition("+")[0]
         self.daemon = RunningDaemon(tempfile.mkdtemp(prefix="daemon-").encode())
 
     def promote(self, always: Sequence[str] = (), use: Callable[[], object] = lambda: None) -> Cost:
@@ -74,7 +79,7 @@ class Promoter:
         AssertionError if it comes to no end, or does not end well.
         """
         policy = mount_policy(
-            self.overlay, rules(self.manifest, always), backend=self.backend, activation_interval="1s"
+            self.overlay, rules(self.manifest, always, self.state), backend=self.backend, activation_interval="1s"
         )
         self.daemon.policy["mounts"] = [policy]
         cool(self.overlay)
@@ -90,11 +95,16 @@ class Promoter:
 
     def complete(self) -> list[str]:
         """The directories that are marked, each of which is found to be shadowed (I1)."""
-        return sorted(map(os.fsdecode, assert_marks_are_sound(self.overlay)))
+        if not self.overlay.metadata:
+            return sorted(map(os.fsdecode, assert_marks_are_sound(self.overlay)))
+        rest = self.overlay.metadata[1]
+        found = (os.path.relpath(directory, rest) for directory, _, _ in os.walk(rest))
+        return sorted(os.fsdecode(path) for path in found if xattr(self.overlay.in_rest(path), OPAQUE))
 
     def _are_marked(self, directories: Sequence[str]) -> bool:
         """The daemon finds them first, which takes a while on a large share."""
-        return all(xattr(self.overlay.in_upper(directory), OPAQUE) for directory in directories)
+        place = self.overlay.in_rest if self.overlay.metadata else self.overlay.in_upper
+        return all(xattr(place(directory), OPAQUE) for directory in directories)
 
     def _seconds(self) -> float:
         """From the first entry to the last durable mark; 0 where nothing was promoted."""
