@@ -36,6 +36,6 @@ def _first_rewritten(mount: Mounted, path: bytes, names: Sequence[str], layers: 
                 except FileNotFoundError:  # another layer's; one that is gone has changed the directory
                     continue
                 shadow = os.stat(name, dir_fd=shadows, follow_symlinks=False)
-                if (now.size, now.mtime_ns) != (shadow.st_size, shadow.st_mtime_ns):
+                if mount.backend.differs(shadow, now):
                     return name
     return None

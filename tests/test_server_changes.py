@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from promoterd.backends.base import MarkState
+from promoterd.backends.base import MarkState, Terms
 from promoterd.overlay import ghosts
 from promoterd.overlay.ancestors import follow_lower
 from support.overlays import MountedOverlay
-from support.promotions import SCRATCH, Bench
+from support.promotions import SCRATCH, Bench, allow
 from support.trees import Directory, File, Symlink
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "how-it-works.md").read_text("utf-8")
@@ -129,6 +129,9 @@ def in_words(seen: Seen, server: Seen, before: Seen) -> str:
         return "as before"
     if isinstance(seen.attributes, int):
         return ("listed, " if seen.listed else "") + errno.errorcode[seen.attributes]
+    if isinstance(seen.content, int):
+        assert seen.attributes == before.attributes
+        return f"as before, open {errno.errorcode[seen.content]}"
     assert (seen.attributes, seen.content) == (before.attributes, server.content)
     return "old attributes, new data"
 
@@ -136,8 +139,8 @@ def in_words(seen: Seen, server: Seen, before: Seen) -> str:
 class Case:
     """One change, seen by somebody on a new overlay."""
 
-    def __init__(self, make_overlay: MakeOverlay, change: str) -> None:
-        self.bench = Bench(make_overlay(TREE, counting=True))
+    def __init__(self, make_overlay: MakeOverlay, change: str, backend: str = "opaque") -> None:
+        self.bench = Bench(make_overlay(TREE, counting=True, layered=backend == "layer"), backend)
         self.do, self.changed, self.looked_at = CHANGES[change]
 
     def look(self) -> Seen:
@@ -179,14 +182,36 @@ class Case:
                 follow_lower(layers, LIB)
 
 
-def table() -> dict[str, tuple[str, ...]]:
-    section = DOCUMENT.partition("<!-- server changes -->")[2].partition("<!-- end -->")[0]
+class LayerCase(Case):
+    """With the metadata layer, the directory complete and nothing above it."""
+
+    def __init__(self, make_overlay: MakeOverlay, change: str) -> None:
+        super().__init__(make_overlay, change, "layer")
+        self.bench.mark(LIB, of=allow(chain=False))
+        self.bench.activate()
+
+    def undo(self) -> None:
+        """What the daemon does about it, once the recheck has noticed, or the verification."""
+        backend, ghost = self.bench.backend, self.ghost()
+        with self.bench.layers() as layers:
+            if ghost is not None:
+                backend.remove_ghost(layers, ghost)
+            if ghost in {LIB, b"apps"}:
+                return
+            plan = backend.resync(layers, LIB, Terms(1000, recursive=False, of=allow(chain=False)))
+        list(backend.shadow(plan))
+        assert backend.complete(plan) == [LIB]
+
+
+def table(name: str = "server changes") -> dict[str, tuple[str, ...]]:
+    section = DOCUMENT.partition(f"<!-- {name} -->")[2].partition("<!-- end -->")[0]
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
     return {row[0]: tuple(row[1:]) for row in rows[2:]}
 
 
-def test_every_row_is_tested() -> None:
-    assert list(table()) == list(CHANGES)
+@pytest.mark.parametrize("name", ["server changes", "server changes, layer"])
+def test_every_row_is_tested(name: str) -> None:
+    assert list(table(name)) == list(CHANGES)
 
 
 @pytest.mark.parametrize("change", CHANGES)
@@ -208,3 +233,17 @@ def test_a_row_of_the_table(make_overlay: MakeOverlay, change: str) -> None:
     complete.bench.activate()
     found = (merged_used_before, used_before, forgotten, "yes" if noticed else "no", complete.says())
     assert found == table()[change]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_row_of_the_layers_table(make_overlay: MakeOverlay, change: str) -> None:
+    complete = LayerCase(make_overlay, change)
+    complete.change()
+    used_before = complete.says()
+    complete.bench.activate()
+    forgotten = complete.says()
+    noticed = complete.noticed()
+    complete.undo()
+    complete.bench.activate()
+    found = (used_before, forgotten, "yes" if noticed else "no", complete.says())
+    assert found == table("server changes, layer")[change]

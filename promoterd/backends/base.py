@@ -5,6 +5,7 @@ it answers from disk and never from memory. Backends are classes registered unde
 ``promoterd.backends``; ``docs/backends.md`` holds a worked example of one in a package of its own.
 """
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
+from promoterd.overlay.syscalls import Statx
 from promoterd.provenance import Provenance
 
 GROUP = "promoterd.backends"
@@ -221,6 +223,10 @@ class Backend(ABC):
     def files_root(self, layers: Layers) -> int:
         """The root of the layer that holds the shadows of files."""
         return layers.upper
+
+    def differs(self, shadow: os.stat_result, now: Statx) -> bool:
+        """Whether a file on the server is another than its shadow says. Its owner and mode may be the user's doing."""
+        return (now.size, now.mtime_ns) != (shadow.st_size, shadow.st_mtime_ns)
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """What is ours at ``path`` and below. Raises OSError."""

@@ -25,6 +25,7 @@ from promoterd.overlay.fitness_of_layers import layer_findings
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
+from promoterd.overlay.syscalls import Statx
 from promoterd.paths import ancestors, is_below, join, parent, show
 from promoterd.provenance import decode
 
@@ -192,6 +193,16 @@ class LayerBackend(Backend):
     def files_root(self, layers: Layers) -> int:
         """The files half."""
         return layers.metadata[0]
+
+    def differs(self, shadow: os.stat_result, now: Statx) -> bool:
+        """In the layer nobody but us has changed anything."""
+        return (now.size, now.mtime_ns, now.mode, now.uid, now.gid) != (
+            shadow.st_size,
+            shadow.st_mtime_ns,
+            shadow.st_mode,
+            shadow.st_uid,
+            shadow.st_gid,
+        )
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """Directories with provenance in the rest half, and their ancestors."""
