@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from promoterd.cli.entry import execute
+from promoterd.overlay.mountinfo import MountEntry
 from support.commands import promoterd
 from support.overlays import MountedOverlay
 
@@ -86,6 +88,16 @@ def test_what_cannot_be_says_a_way_out(arguments: list[str], said: str, way_out:
     assert way_out in ran.hint
     error = json.loads(promoterd(*ARGUMENTS, *arguments, "--json").out)["error"]
     assert error["exit_code"] == 2
+
+
+def test_a_path_on_nfs_is_answered_with_its_export(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = MountEntry(1, 0, (8, 1), b"/", b"/", (), "ext4", b"/dev/sda", b"")
+    share = MountEntry(2, 1, (0, 41), b"/", b"/mnt/software", (), "nfs4", b"nas1:/export", b"")
+    monkeypatch.setattr("promoterd.overlay.mountinfo.read", lambda: [root, share])
+    assert execute(["layout", "--lower", "/mnt/software/", "--mountpoint", "/srv/soft"]) == 2
+    assert "say --lower nas1:/export, and --lower-mountpoint /mnt/software" in capsys.readouterr().err
 
 
 def test_what_is_needed_is_said() -> None:

@@ -10,7 +10,7 @@ import pytest
 from promoterd.errors import KernelTooOld, PromoterdError, Refused
 from promoterd.layout.check import check
 from promoterd.layout.plan import Wanted, plan
-from promoterd.layout.rehearsal import Seen, try_layers
+from promoterd.layout.rehearsal import Seen, _difference, try_layers
 from promoterd.overlay.facts import Trial
 from promoterd.overlay.mountinfo import read
 from support.facts import GOOD_TRIAL
@@ -70,6 +70,12 @@ def test_data_that_are_missing_are_seen(rehearse: Callable[..., Seen]) -> None:
         os.mkdir(made.data_layers[0])
 
     assert "cannot be read" in rehearse(TREE, change=nothing).reason
+
+
+def test_attributes_that_do_not_come_from_the_layer_are_seen(tmp_path: Path) -> None:
+    (tmp_path / "f").write_bytes(b"data")
+    (tmp_path / "f").chmod(0o644)
+    assert _difference(bytes(tmp_path), b"f", b"data") == "its attributes do not come from the layer"
 
 
 def test_a_data_layer_that_is_no_mount_of_its_own(rehearse: Callable[..., Seen]) -> None:

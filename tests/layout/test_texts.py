@@ -13,6 +13,7 @@ import pytest
 from promoterd.errors import UsageError
 from promoterd.layout import texts
 from promoterd.layout.plan import Layout, Wanted, plan
+from support.needs import FSTAB_GENERATOR
 
 WANTED = Wanted([b"nas1:/export/soft"], b"/srv/soft")
 ODD = Wanted(
@@ -25,7 +26,6 @@ ODD = Wanted(
     [b"/mnt/d1,x", b"/mnt/d2"],  # systemd-analyze takes what follows a colon for an alias
     b"vers=3,soft",
 )
-GENERATOR = "/lib/systemd/system-generators/systemd-fstab-generator"
 
 
 def settings(unit: str, key: str) -> list[str]:
@@ -87,14 +87,14 @@ def test_long_values_are_for_the_old_mount_call() -> None:
     assert settings(short, "Environment") == []
 
 
-@pytest.mark.skipif(not os.path.exists(GENERATOR), reason="systemd's generator for fstab is not here")
+@pytest.mark.needs("systemd-fstab-generator")
 @pytest.mark.parametrize("wanted", [WANTED, replace(ODD, state=b"/st,ate%")])
 def test_systemd_makes_the_same_units_of_the_lines_of_fstab(tmp_path: Path, wanted: Wanted) -> None:
     layout = plan(wanted)
     (tmp_path / "fstab").write_text("".join(f"{line}\n" for line in texts.fstab(layout)), "utf-8")
     out = tmp_path / "out"
     out.mkdir()
-    subprocess.run([GENERATOR, out, out, out], env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")}, check=True)
+    subprocess.run([FSTAB_GENERATOR, out, out, out], env={"SYSTEMD_FSTAB": str(tmp_path / "fstab")}, check=True)
     for name, text in texts.units(layout).items():
         made = (out / name).read_text("utf-8")
         for key in ("What", "Where", "Type", "Requires"):

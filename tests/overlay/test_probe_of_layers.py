@@ -95,6 +95,7 @@ def test_what_the_server_exports(monkeypatch: pytest.MonkeyPatch) -> None:
     assert exports_of(described(layers=b"lowerdir=/l:/local,upperdir=/u,workdir=/w")) == ()
 
 
+@pytest.mark.needs("root")
 def test_trusted_attributes(tmp_path: Path) -> None:
     assert trusted_xattrs_at(bytes(tmp_path)) is True
     assert trusted_xattrs_at(b"/proc/sys") is False

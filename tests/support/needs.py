@@ -10,6 +10,8 @@ import pytest
 
 from promoterd.overlay import syscalls
 
+FSTAB_GENERATOR = "/usr/lib/systemd/system-generators/systemd-fstab-generator"
+
 
 def _root() -> str | None:
     return None if os.geteuid() == 0 else "not root"
@@ -49,11 +51,16 @@ def _program(name: str) -> Callable[[], str | None]:
     return lambda: None if shutil.which(name) else f"{name} is not installed"
 
 
+def _generator() -> str | None:
+    return None if os.path.exists(FSTAB_GENERATOR) else "systemd-fstab-generator is not installed"
+
+
 _CHECKS: dict[str, Callable[[], str | None]] = {
     "root": _root,
     "fuse": _fuse,
     "overlay": _overlay,
     "loop": _loop,
+    "systemd-fstab-generator": _generator,
     **{
         name: _program(name)
         for name in (

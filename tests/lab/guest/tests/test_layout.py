@@ -73,8 +73,10 @@ class Place:
         assert (top.st_mode, top.st_uid, top.st_mtime_ns) == (export.st_mode, export.st_uid, export.st_mtime_ns)
         overlay = overlay_at(self.mountpoint)
         assert overlay.layer_home == self.state + b"/layer"
-        findings = layer_findings(overlay, probe.gather(overlay))
+        facts = probe.gather(overlay)
+        findings = layer_findings(overlay, facts)
         assert is_fit(findings), findings
+        assert facts.exports == (self.arguments[1].encode(),)
 
 
 @VERSIONS
