@@ -15,6 +15,8 @@ USEFUL_CAPABILITIES = {
     "CAP_SYS_PTRACE": "finds the processes that pin a directory, and those that watch one: a watched directory that is "
     "not known to be is promoted, and the watch stays silent from then on",
     "CAP_FSETID": "keeps the set-group-id bit of ancestors that follow the server",
+    "CAP_SETFCAP": "gives files in a metadata layer their capabilities: without it, directories with such are refused "
+    "there",
 }
 
 

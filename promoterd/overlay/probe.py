@@ -35,6 +35,7 @@ _CAPABILITIES = {
     "CAP_FSETID": 4,
     "CAP_SYS_PTRACE": 19,
     "CAP_SYS_ADMIN": 21,
+    "CAP_SETFCAP": 31,
 }
 _AT_FDCWD = -100
 _Found = TypeVar("_Found")

@@ -16,7 +16,15 @@ GOOD_TRIAL = Trial(
 GOOD_HOST = Host(
     kernel="6.1.0",
     capabilities=frozenset(
-        {"CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_CHOWN", "CAP_SYS_PTRACE", "CAP_FSETID"}
+        {
+            "CAP_SYS_ADMIN",
+            "CAP_DAC_OVERRIDE",
+            "CAP_FOWNER",
+            "CAP_CHOWN",
+            "CAP_SYS_PTRACE",
+            "CAP_FSETID",
+            "CAP_SETFCAP",
+        }
     ),
     initial_user_namespace=True,
     openat2=True,

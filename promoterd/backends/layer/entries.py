@@ -133,6 +133,10 @@ def explain_failure(error: OSError, directory: bytes, name: str) -> Refused | No
     reasons = {
         errno.EFBIG: ("is larger than the layer's file system allows", "put the metadata layer on xfs"),
         errno.ENAMETOOLONG: ("has a longer name than the layer's file system allows", "put the layer on ext4 or xfs"),
+        errno.EPERM: (
+            "is a device node or has capabilities, which this process may not make",
+            "add CAP_MKNOD or CAP_SETFCAP to what it may",
+        ),
         errno.EOVERFLOW: ("has an owner that this machine cannot represent", "exclude it with `promote: never`"),
     }
     if error.errno not in reasons:
