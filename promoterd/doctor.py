@@ -104,7 +104,7 @@ def _unfit_source(name: str) -> str | None:
 def _examine(overlay: Overlay) -> OverlayReport:
     facts = probe.gather(overlay)
     found = tuple(verdicts(overlay, facts))
-    auto, why = best(found)
+    auto, why = best(found, on_nfs=bool(facts.nfs))
     refused = {
         finding.option
         for verdict in found

@@ -67,6 +67,8 @@ class Mounted:
     doubted: frozenset[bytes] = frozenset()
     """Directories that vanished from the server together and tripped the wire; ``resume`` says that they are gone."""
     believed: frozenset[bytes] = frozenset()
+    primed: dict[bytes, int] = field(default_factory=dict)
+    """How many times in a row each primed directory was read."""
     rewritten: set[bytes] = field(default_factory=set)
     """Stale directories whose stamps do not tell so: a file in them was rewritten in place."""
 

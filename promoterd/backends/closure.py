@@ -5,12 +5,12 @@ under an opaque parent a merged child directory would need a redirect, which onl
 and which a later rename replaces by a relative one (the child then shows up empty); an opaque child needs none.
 """
 
-import errno
 import os
 import stat
 from collections.abc import Iterable, Iterator
 
 from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
+from promoterd.backends.denied import refused_where_denied
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, mountinfo, mounts, syscalls, xattrs
 from promoterd.overlay.listing import UNCHANGEABLE, Layers, LowerListing, UpperEntry
@@ -35,18 +35,8 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
     """
     if not path:
         raise Refused(path="/", reason="the root of a mount cannot be marked", hint="promote directories below it")
-    try:
+    with refused_where_denied(path):
         return _plan(layers, path, terms, needs_redirects=needs_redirects, alone=alone)
-    except PermissionError as error:
-        # root is only ever kept out by a file server
-        if error.errno != errno.EACCES:
-            raise
-        name = show(path) if error.filename is None else display(os.fsencode(error.filename))
-        raise Refused(
-            path=show(path),
-            reason=f"the server denies this machine's root permission to look at {name}",
-            hint="export it with no_root_squash, or exclude it with `promote: never`",
-        ) from error
 
 
 def _plan(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: bool, alone: bool) -> Plan:

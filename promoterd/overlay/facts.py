@@ -5,6 +5,8 @@ Gathered by :mod:`promoterd.overlay.probe`, judged by :mod:`promoterd.overlay.fi
 
 from dataclasses import dataclass, field
 
+from promoterd.overlay.nfs import NfsLayer
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -93,5 +95,7 @@ class Facts:
     misplaced: tuple[Misplaced, ...] = ()
     unanswered: tuple[bytes, ...] = ()
     """Layers that did not answer in time: a dead server, most likely."""
+    nfs: tuple[NfsLayer, ...] = ()
+    """The lower layers that lie on NFS, as far as they answered."""
     writer: str = ""
     """Who holds the writer's lock on the upper layer, if anybody does."""

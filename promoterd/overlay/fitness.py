@@ -23,6 +23,7 @@ __all__ = [
     "finalize_findings",
     "is_fit",
     "marking_findings",
+    "placement_findings",
 ]
 
 _TOO_SMALL_INODES = 256  # bytes; a power of two, as every size that ext4 has
@@ -119,7 +120,8 @@ def _options(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
         )
 
 
-def _layers(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
+def placement_findings(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
+    """Layers that cannot be reached as they are named, or do not answer."""
     mountpoint = display(overlay.mountpoint)
     for path in overlay.relative_layers:
         yield refuse(
@@ -141,6 +143,11 @@ def _layers(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
             f"the layer {display(path)} of the overlay at {mountpoint} does not answer",
             "look at its server, then try again",
         )
+
+
+def _layers(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
+    mountpoint = display(overlay.mountpoint)
+    yield from placement_findings(overlay, facts)
     for user in facts.second_users:
         yield refuse(
             "upperdir",

@@ -202,13 +202,18 @@ class Layers:
             return None
 
 
+def open_to_read(root: int, path: bytes) -> int:
+    """Open a directory to list it; what lists it for itself leaves its access time alone (I2). Raises OSError."""
+    try:
+        return beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
+    except PermissionError:  # not ours, and without CAP_FOWNER (open(2), O_NOATIME)
+        return beneath.open_beneath(root, path, beneath.READ_DIRECTORY)
+
+
 @contextmanager
 def _opened_to_read(root: int, path: bytes) -> Iterator[int]:
-    """A directory to be listed; what lists it for itself leaves its access time alone (I2)."""
-    try:
-        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
-    except PermissionError:  # not ours, and without CAP_FOWNER (open(2), O_NOATIME)
-        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY)
+    """:func:`open_to_read` for the length of a ``with`` block."""
+    descriptor = open_to_read(root, path)
     try:
         yield descriptor
     finally:

@@ -17,6 +17,7 @@ from promoterd.overlay.facts import Facts, Host, Misplaced, Project, Space
 from promoterd.overlay.lock import second_users, writer_of
 from promoterd.overlay.mountinfo import MountTree, read
 from promoterd.overlay.mounts import Overlay, redirect_max
+from promoterd.overlay.nfs import NfsLayer, nfs_layers
 from promoterd.overlay.syscalls import openat2
 from promoterd.overlay.trial import try_overlay
 from promoterd.overlay.whereabouts import check_readable, find_misplaced
@@ -100,7 +101,7 @@ def _compared(overlay: Overlay) -> list[Misplaced]:
 
 def _answering(overlay: Overlay, misplaced: tuple[Misplaced, ...]) -> Facts:
     upper = overlay.upper if overlay.upper is not None and overlay.upper.startswith(b"/") else None
-    common = Facts(host=host(), one_file_system=_one_file_system(overlay), misplaced=misplaced)
+    common = Facts(host=host(), one_file_system=_one_file_system(overlay), misplaced=misplaced, nfs=_on_nfs(overlay))
     if upper is None:
         return common
     mount = MountTree(read()).at(os.path.realpath(upper))
@@ -163,6 +164,13 @@ def _one_file_system(overlay: Overlay) -> bool | None:
         None if (entry := tree.at(os.path.realpath(layer))) is None else entry.device for layer in overlay.layers
     }
     return None if None in devices else len(devices) == 1
+
+
+def _on_nfs(overlay: Overlay) -> tuple[NfsLayer, ...]:
+    try:
+        return nfs_layers(overlay.lowers)
+    except OSError:
+        return ()
 
 
 def _trusted_xattrs(upper: bytes) -> bool | None:
