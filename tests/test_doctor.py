@@ -39,6 +39,7 @@ def test_a_fit_mount(make_overlay: MakeOverlay) -> None:
     assert {verdict.backend: verdict.fit for verdict in found.verdicts} == {
         "finalize": False,
         "opaque": True,
+        "prime": True,
         "observe": True,
     }
     assert found.instead is None

@@ -38,13 +38,13 @@ class PrimeBackend(Backend):
         found = list(placement_findings(overlay, facts))
         found += [
             refuse(
-                "actimeo",
-                f"the lower layer {display(one.layer)} of the overlay at {mountpoint} is mounted so that its client "
-                "believes no attributes (noac, actimeo=0 or acregmin=0): what is read in advance is asked again",
-                "mount it with actimeo= or acregmin= of some seconds",
+                one.keeps_nothing,
+                f"the lower layer {display(one.layer)} of the overlay at {mountpoint} is mounted with "
+                f"{one.keeps_nothing}, so that its client asks again what was read in advance",
+                f"mount {display(one.layer)} without it",
             )
             for one in facts.nfs
-            if not one.lifetimes.lasting
+            if one.keeps_nothing is not None
         ]
         if not facts.nfs:
             found.append(

@@ -12,7 +12,8 @@ MOUNTSTATS = "/proc/self/mountstats"
 FSTYPES = ("nfs", "nfs4")
 # NFS_DEF_ACREGMIN and NFS_DEF_ACREGMAX, include/linux/nfs_fs.h; mountinfo shows what differs from them
 _LEAST, _MOST = 3.0, 60.0
-_DEVICE = re.compile(rb"^device (\S+) mounted on (\S+) with fstype (\S+)", re.MULTILINE)
+_BLOCK = re.compile(rb"^device ", re.MULTILINE)
+_DEVICE = re.compile(rb"\S+ mounted on (\S+) with fstype nfs4? ")
 # ops, transmissions, timeouts, bytes sent and received, three times in ms, errors: rpc_print_iostats(), net/sunrpc
 _LOOKUPS = re.compile(rb"^\s+LOOKUP: (\d+)(?: \d+){7} (\d+)$", re.MULTILINE)
 
@@ -23,11 +24,6 @@ class Lifetimes:
 
     least: float = _LEAST
     most: float = _MOST
-
-    @property
-    def lasting(self) -> bool:
-        """Whether anything is believed at all (``noac`` and ``actimeo=0`` say no)."""
-        return self.least > 0 and self.most > 0
 
     def after(self, times: int) -> float:
         """How long they are believed when they were found unchanged so many times, each after they had expired.
@@ -53,28 +49,40 @@ class Lookups:
 
 @dataclass(frozen=True, slots=True)
 class NfsLayer:
-    """A lower layer that lies on NFS. ``lookups`` are those of its whole mount; None where the kernel counts none."""
+    """A lower layer that lies on NFS. ``lookups`` are those of its whole mount; None where the kernel counts none.
+
+    ``keeps_nothing`` is the mount option because of which what was read in advance is asked again all the same.
+    """
 
     layer: bytes
     lifetimes: Lifetimes
+    keeps_nothing: str | None = None
     lookups: Lookups | None = None
 
 
 def lifetimes(entry: MountEntry) -> Lifetimes:
     """Those of an NFS mount, from its options."""
     shown = dict(_options(entry.super_options))
-    if b"noac" in shown:
-        return Lifetimes(0.0, 0.0)
     return Lifetimes(_seconds(shown.get(b"acregmin"), _LEAST), _seconds(shown.get(b"acregmax"), _MOST))
+
+
+def keeps_nothing(entry: MountEntry) -> str | None:
+    """The option of an NFS mount that lets its client believe nothing that a readdir told it; None where none does."""
+    shown = dict(_options(entry.super_options))
+    known = lifetimes(entry)
+    if b"noac" in shown or not (known.least and known.most):
+        return "noac" if b"noac" in shown else "actimeo=0" if not known.most else "acregmin=0"
+    if b"nordirplus" in shown:
+        return "nordirplus"
+    return "lookupcache=none" if shown.get(b"lookupcache") == b"none" else None
 
 
 def lookups(mountstats: bytes, mountpoint: bytes) -> Lookups | None:
     """What mountstats says of the mount at ``mountpoint``; of the last one there, which covers the others."""
     found = None
-    devices = [*_DEVICE.finditer(mountstats)]
-    for device, following in zip(devices, [*devices[1:], None], strict=True):
-        if unescape_octal(device[2]) == mountpoint and device[3].decode() in FSTYPES:
-            block = mountstats[device.end() : None if following is None else following.start()]
+    for block in _BLOCK.split(mountstats):
+        device = _DEVICE.match(block)
+        if device is not None and unescape_octal(device[1]) == mountpoint:
             counts = _LOOKUPS.search(block)
             found = None if counts is None else Lookups(int(counts[1]), int(counts[2]))
     return found
@@ -87,7 +95,10 @@ def nfs_layers(layers: Sequence[bytes]) -> tuple[NfsLayer, ...]:
         return ()
     with open(MOUNTSTATS, "rb") as file:
         counted = file.read()
-    return tuple(NfsLayer(layer, lifetimes(entry), lookups(counted, entry.mountpoint)) for layer, entry in found)
+    return tuple(
+        NfsLayer(layer, lifetimes(entry), keeps_nothing(entry), lookups(counted, entry.mountpoint))
+        for layer, entry in found
+    )
 
 
 def shortest_lifetimes(layers: Sequence[bytes]) -> Lifetimes | None:
