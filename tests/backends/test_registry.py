@@ -9,13 +9,14 @@ from promoterd.backends.choice import AUTO, PREFERENCE, backend_for, best, verdi
 from promoterd.backends.finalize import FinalizeBackend
 from promoterd.backends.observe import ObserveBackend
 from promoterd.backends.opaque import OpaqueBackend
+from promoterd.backends.prime import PrimeBackend
 from promoterd.errors import UnfitMount, UsageError
 from promoterd.overlay import mounts, probe
 from promoterd.overlay.facts import Facts
 from promoterd.overlay.mounts import Overlay
 from support.overlays import MountedOverlay
 
-OWN = ["finalize", "observe", "opaque"]
+OWN = ["finalize", "observe", "opaque", "prime"]
 Mount = tuple[Overlay, Facts]
 
 
@@ -29,7 +30,12 @@ class TestRegistry:
     def test_our_own(self) -> None:
         assert base.names() == OWN
         found = {name: base.load(name) for name in base.names()}
-        assert found == {"finalize": FinalizeBackend, "observe": ObserveBackend, "opaque": OpaqueBackend}
+        assert found == {
+            "finalize": FinalizeBackend,
+            "observe": ObserveBackend,
+            "opaque": OpaqueBackend,
+            "prime": PrimeBackend,
+        }
         for name, backend in found.items():
             assert backend.name == name
 
@@ -58,14 +64,14 @@ class TestRegistry:
         with pytest.raises(UsageError, match="there is no backend opaqe") as error:
             base.load("opaqe")
         assert error.value.hint is not None
-        assert "finalize, observe, opaque" in error.value.hint
+        assert "finalize, observe, opaque, prime" in error.value.hint
 
 
 class TestOnARealMount:
     def test_every_backend_has_a_verdict_the_preferred_ones_first(self, mount: Mount) -> None:
         found = verdicts(*mount)
-        assert [verdict.backend for verdict in found] == list(PREFERENCE)
-        assert [verdict.fit for verdict in found] == [False, True, True]
+        assert [verdict.backend for verdict in found] == [name for name in PREFERENCE if name in OWN]
+        assert [verdict.fit for verdict in found] == [False, True, True, True]
         assert "ovl-finalize-dir" in found[0].reason
         assert backend_for(AUTO, *mount) is OpaqueBackend
         with pytest.raises(UnfitMount, match="was never merged"):
