@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from promoterd.errors import TripWire
+from promoterd.explain import explain
 from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
 from promoterd.priming import let_go
@@ -157,6 +158,8 @@ def test_a_mount_without_an_upper_layer(make_overlay: MakeOverlay) -> None:
     subprocess.run(["mount", "-t", "overlay", "overlay", "-o", b"lowerdir=" + lowers, mounted.mountpoint], check=True)
     with priming(mounted) as (mount, clock):
         assert asyncio.run(promote(mount, LIB)).outcome is Outcome.PRIMED
+        explained = asyncio.run(explain(mount, LIB, 100.0))
+        assert (explained["state"], explained["entries"], explained["blocked_by"]) == ("primed", 3, None)
         worker = Worker(mount, HeatTracker(60.0))
         clock.ahead = EVERY
         worker.tracker.add(LIB, 100.0, clock())

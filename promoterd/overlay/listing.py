@@ -177,6 +177,8 @@ class Layers:
 
     def list_upper(self, path: bytes) -> dict[str, UpperEntry]:
         """The upper directory's names; empty where there is no upper directory."""
+        if self.overlay.upper is None:
+            return {}
         try:
             with _opened_to_read(self.upper, path) as directory:
                 return dict(_read_upper(directory))
@@ -195,6 +197,8 @@ class Layers:
 
     def upper_xattr(self, path: bytes, attribute: str) -> bytes | None:
         """An attribute of the upper directory at ``path``; None where either is absent."""
+        if self.overlay.upper is None:
+            return None
         try:
             with beneath.opened(self.upper, path) as directory:
                 return xattrs.get(xattrs.descriptor(directory), attribute)

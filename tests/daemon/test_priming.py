@@ -1,6 +1,7 @@
 """The daemon keeps hot directories known where it marks nothing, and shows that it does."""
 
 import os
+import subprocess
 import time
 from collections.abc import Callable
 
@@ -53,6 +54,16 @@ def test_its_own_reads_heat_nothing(make_overlay: MakeOverlay, make_daemon: Make
     assert daemon.metric("promoterd_promotions_total", outcome="primed") == 2
     time.sleep(1.5)  # longer than it takes to hear
     assert daemon.heat() == {}
+
+
+def test_an_overlay_without_an_upper_layer(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay([{"app": {"lib": files(5)}}, {"app": {"lib": {"other": b""}}}], mount=False)
+    lowers = b"lowerdir=" + b":".join(mounted.layers)
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", lowers, mounted.mountpoint], check=True)
+    daemon = make_daemon(mount_policy(mounted, backend="prime")).start(watching=2)
+    use(mounted, "app/lib", times=3)
+    daemon.wait_state("primed", b"app/lib")
+    assert daemon.explain(mounted, b"app/lib")["entries"] == 6
 
 
 def test_by_hand(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:

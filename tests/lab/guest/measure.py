@@ -17,6 +17,7 @@ from lab.manifest import Manifest
 from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
 from promoterd.demo.reader import Known, Reader
 from promoterd.demo.view import differences
+from promoterd.overlay.refresh import read_anew
 from promoterd.paths import join
 from support.overlays import MountedOverlay
 from support.promotions import SCRATCH, view_below
@@ -27,6 +28,7 @@ _SHARE = server.EXPORT + b"/share"
 _READ = ("apps/tool/1.0/lib", "apps/other/1.0/lib", "apps/other/1.1/lib")
 """Directories that a reader works in while they are promoted."""
 _PROBES = 3
+_BATCH = 512
 _LEAST_REQUESTS = 50
 
 
@@ -61,6 +63,8 @@ class Measurement:
             self._cost("metacopy", promoting.chown(overlay, self._promoted))
             self._state("metacopy", overlay.mountpoint, overlay)
         with self._overlay() as overlay:
+            self._primed(overlay)
+        with self._overlay() as overlay:
             fit = promoting.fit_backends(overlay)
         for backend in fit:
             with self._overlay() as overlay:
@@ -79,6 +83,20 @@ class Measurement:
             layer = stack.enter_context(mounted_nfs(self.nfs))
             home = stack.enter_context(upper_home(self.upper))
             yield stack.enter_context(overlay_on([layer], home))
+
+    def _primed(self, overlay: MountedOverlay) -> None:
+        """What follows on one reading of every directory, with nothing else known; not by the daemon, which reads on."""
+        say("prime: every directory read once")
+        paths = [os.fsencode(path) for path in self._promoted]
+
+        def read() -> int:
+            return sum(size for path in paths for size in read_anew(overlay.layers[0], path, _BATCH))
+
+        cool(overlay)
+        with rpcs.counted() as counts:
+            entries = read()
+        self._cost("prime", promoting.Cost(entries, counts, counts.seconds))
+        self._state("prime", overlay.mountpoint, overlay, warm=read)
 
     def _marked(self, state: str, overlay: MountedOverlay) -> None:
         """What a backend's marks lead to.
@@ -122,24 +140,41 @@ class Measurement:
             think=0.02,
         )
 
-    def _state(self, state: str, root: bytes, *overlays: MountedOverlay) -> None:
+    def _state(
+        self, state: str, root: bytes, *overlays: MountedOverlay, warm: Callable[[], object] | None = None
+    ) -> None:
         directory = os.fsdecode(join(root, os.fsencode(self.manifest.workload)))
         self.workloads[state] = {}
         for name, work in WORKLOADS.items():
-            counts = self._cold(overlays, lambda work=work: work(directory))  # type: ignore[misc]
+            counts = self._cold(overlays, lambda work=work: work(directory), warm)  # type: ignore[misc]
             self.workloads[state][name] = Cell.model_validate(_cell(counts))
         say(f"{state}: workloads " + ", ".join(f"{name} {cell.total}" for name, cell in self.workloads[state].items()))
-        self.launch[state] = self._launch(state, root, overlays)
-        self.launch_absent[state] = self._launch(state, root, overlays, "absent")
+        self.launch[state] = self._launch(state, root, overlays, warm=warm)
+        self.launch_absent[state] = self._launch(state, root, overlays, "absent", warm=warm)
 
-    def _launch(self, state: str, root: bytes, overlays: Sequence[MountedOverlay], *phases: str) -> LaunchCell:
+    def _launch(
+        self,
+        state: str,
+        root: bytes,
+        overlays: Sequence[MountedOverlay],
+        *phases: str,
+        warm: Callable[[], object] | None = None,
+    ) -> LaunchCell:
         chosen = phases or ("libraries", "modules", "plugins")
-        counts = self._cold(overlays, lambda: launch(os.fsdecode(root), MANIFEST, chosen))
+        counts = self._cold(overlays, lambda: launch(os.fsdecode(root), MANIFEST, chosen), warm)
         say(f"{state}: launch {' '.join(phases)} {counts.total} RPCs, {counts.missing} missing, {counts.seconds:.1f} s")
         return LaunchCell.model_validate({**_cell(counts), "noent": counts.missing})
 
-    def _cold(self, overlays: Sequence[MountedOverlay], work: Callable[[], object]) -> rpcs.Counts:
+    def _cold(
+        self,
+        overlays: Sequence[MountedOverlay],
+        work: Callable[[], object],
+        warm: Callable[[], object] | None = None,
+    ) -> rpcs.Counts:
+        """What ``work`` causes with cold caches, but for what ``warm`` leaves in them."""
         cool(*overlays)
+        if warm is not None:
+            warm()
         with rpcs.counted() as counts:
             work()
         return counts
