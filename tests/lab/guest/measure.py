@@ -85,7 +85,7 @@ class Measurement:
             yield stack.enter_context(overlay_on([layer], home))
 
     def _primed(self, overlay: MountedOverlay) -> None:
-        """What follows on one reading of every directory, with nothing else known; not by the daemon, which reads on."""
+        """What follows on one reading of every directory; not by the daemon, which would read on."""
         say("prime: every directory read once")
         paths = [os.fsencode(path) for path in self._promoted]
 
