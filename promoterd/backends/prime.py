@@ -4,6 +4,7 @@ For mounts that can have nothing better. Names that exist are then looked up and
 that do not exist ask it as before.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from promoterd.backends.base import Backend, MarkState, OnDisk, Plan, PlannedDirectory, Terms
@@ -15,7 +16,7 @@ from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.nfs import Lifetimes, shortest_lifetimes
 from promoterd.overlay.refresh import read_anew
-from promoterd.paths import display, show
+from promoterd.paths import ancestors, display, show
 
 NO_NFS = Lifetimes(60.0, 60.0)
 """What is taken for the lifetime of attributes where no option of the mount tells it."""
@@ -30,6 +31,12 @@ class PrimeBackend(Backend):
 
     name = "prime"
     marks = False
+
+    def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
+        """As any backend."""
+        super().__init__(overlay, scratch=scratch, batch=batch, lanes=lanes)
+        self._asked: dict[tuple[int, bytes], float] = {}
+        """When a directory above one that is primed was asked for: many have the same ones above them."""
 
     @classmethod
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
@@ -78,7 +85,8 @@ class PrimeBackend(Backend):
         for directory in plan.directories:
             for index in directory.layers:
                 with refused_where_denied(plan.path):
-                    for size in read_anew(self.overlay.lowers[index], directory.path, self.batch):
+                    above = self._to_ask(index, directory.path)
+                    for size in read_anew(self.overlay.lowers[index], directory.path, self.batch, above):
                         seen += size
                         if plan.max_entries is not None and seen > plan.max_entries:
                             raise Refused(
@@ -94,9 +102,21 @@ class PrimeBackend(Backend):
         As long as lifetimes grow it is read again just after they end, since they do not grow otherwise; when they have
         grown to the longest, before they end.
         """
-        known = shortest_lifetimes(self.overlay.lowers) or NO_NFS
+        known = self._lifetimes()
         life = known.after(times - 1)
         return life + _EXPIRED if life < known.most else known.most * _SHARE
+
+    def _lifetimes(self) -> Lifetimes:
+        return shortest_lifetimes(self.overlay.lowers) or NO_NFS
+
+    def _to_ask(self, index: int, path: bytes) -> list[bytes]:
+        """The directories above ``path`` whose attributes nobody asked for lately."""
+        now = time.monotonic()
+        since = now - self._lifetimes().most * (1 - _SHARE)
+        self._asked = {key: at for key, at in self._asked.items() if at > since}
+        wanted = [above for above in (b"", *ancestors(path)) if (index, above) not in self._asked and above != path]
+        self._asked.update(((index, above), now) for above in wanted)
+        return wanted
 
     def complete(self, plan: Plan) -> list[bytes]:
         """Marks nothing."""

@@ -7,20 +7,19 @@ the entries that it lists, expired or not (nfs_prime_dcache(), nfs_refresh_inode
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from promoterd.overlay import beneath, syscalls
 from promoterd.overlay.listing import open_to_read
-from promoterd.paths import ancestors
 
 
-def read_anew(lower: bytes, path: bytes, batch: int) -> Iterator[int]:
-    """Read the directory at ``path`` of a lower layer from its server, and ask for the directories on the way.
+def read_anew(lower: bytes, path: bytes, batch: int, above: Iterable[bytes] = ()) -> Iterator[int]:
+    """Read the directory at ``path`` of a lower layer from its server, and ask for the attributes of those ``above``.
 
     Yields how many entries were looked at, after every ``batch`` of them and at the end. Raises OSError.
     """
-    directory = _opened(lower, path)
+    directory = _opened(lower, path, above)
     try:
         os.posix_fadvise(directory, 0, 0, os.POSIX_FADV_DONTNEED)
         seen = 0
@@ -38,12 +37,12 @@ def read_anew(lower: bytes, path: bytes, batch: int) -> Iterator[int]:
         os.close(directory)
 
 
-def _opened(lower: bytes, path: bytes) -> int:
+def _opened(lower: bytes, path: bytes, above: Iterable[bytes]) -> int:
     """The directory, opened to be read; its own attributes and those of the directories above it are asked for."""
     root = beneath.open_root(lower)
     try:
-        for above in (b"", *ancestors(path)):
-            with beneath.opened(root, above) as directory:
+        for other in above:
+            with beneath.opened(root, other) as directory:
                 syscalls.statx(directory, force_sync=True)
         opened = open_to_read(root, path)
     finally:

@@ -89,6 +89,17 @@ def test_every_layer_is_read(make_overlay: MakeOverlay) -> None:
     assert bench.shadow(bench.plan(D)) == 8
 
 
+def test_what_lies_above_many_is_asked_for_once(make_overlay: MakeOverlay) -> None:
+    mounted = make_overlay({"app": {f"d{number}": files(1) for number in range(20)}}, counting=True, timeouts=60.0)
+    bench = Bench(mounted, "prime")
+    plans = [bench.plan(b"app/d%d" % number) for number in range(20)]
+    bench.shadow(plans[0])
+    mounted.reset()
+    for plan in plans[1:]:
+        bench.shadow(plan)
+    assert mounted.counted.counts()["GETATTR"] <= 2 * 19, "for the directory and its file, and for none above"
+
+
 def test_an_overlay_that_is_fit_for_nothing_else(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay(TREE, options="metacopy=off,redirect_dir=off")
     overlay = mounts.overlay_at(mounted.mountpoint)

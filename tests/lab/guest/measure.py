@@ -15,12 +15,15 @@ from lab.guest.stack import UPPERS, Nfs, cool, mounted_nfs, overlay_on, upper_ho
 from lab.guest.workloads import WORKLOADS
 from lab.manifest import Manifest
 from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
+from promoterd.backends.base import Terms
+from promoterd.backends.prime import PrimeBackend
 from promoterd.demo.reader import Known, Reader
 from promoterd.demo.view import differences
-from promoterd.overlay.refresh import read_anew
+from promoterd.overlay.listing import Layers
+from promoterd.overlay.mounts import overlay_at
 from promoterd.paths import join
 from support.overlays import MountedOverlay
-from support.promotions import SCRATCH, view_below
+from support.promotions import SCRATCH, allow, view_below
 
 MANIFEST = "/lab/share.json"
 OUT = "/tmp/out"  # noqa: S108 - the guest's own
@@ -28,7 +31,6 @@ _SHARE = server.EXPORT + b"/share"
 _READ = ("apps/tool/1.0/lib", "apps/other/1.0/lib", "apps/other/1.1/lib")
 """Directories that a reader works in while they are promoted."""
 _PROBES = 3
-_BATCH = 512
 _LEAST_REQUESTS = 50
 
 
@@ -87,10 +89,13 @@ class Measurement:
     def _primed(self, overlay: MountedOverlay) -> None:
         """What follows on one reading of every directory; not by the daemon, which would read on."""
         say("prime: every directory read once")
-        paths = [os.fsencode(path) for path in self._promoted]
+        backend = PrimeBackend(overlay_at(overlay.mountpoint), scratch=SCRATCH)
+        terms = Terms(max_entries=self.manifest.entries + 1, recursive=False, of=allow())
+        with Layers(backend.overlay) as layers:
+            plans = [backend.plan(layers, os.fsencode(path), terms) for path in self._promoted]
 
         def read() -> int:
-            return sum(size for path in paths for size in read_anew(overlay.layers[0], path, _BATCH))
+            return sum(size for plan in plans for size in backend.shadow(plan))
 
         cool(overlay)
         with rpcs.counted() as counts:

@@ -28,7 +28,7 @@ VERSIONS = ["4.2", pytest.param("3", marks=pytest.mark.thorough)]
 def read(mounted: MountedOverlay) -> rpcs.Counts:
     """Once, as the daemon does it."""
     with rpcs.counted() as counts:
-        assert sum(read_anew(mounted.layers[0], LIB, 128)) == NAMES
+        assert sum(read_anew(mounted.layers[0], LIB, 128, (b"", b"app"))) == NAMES
     return counts
 
 
