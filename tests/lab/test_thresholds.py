@@ -143,6 +143,6 @@ def test_every_run_is_checked_and_there_must_be_one() -> None:
 
 
 def test_every_state_that_is_demanded_has_its_bounds() -> None:
-    assert set(LAUNCH_SHARE) == set(LAUNCH_SHARE_SHORT) == set(REQUIRED) - {"plain"}
+    assert set(LAUNCH_SHARE) == set(LAUNCH_SHARE_SHORT) == {*REQUIRED, "prime"} - {"plain"}
     assert set(RPCS_PER_ENTRY) == set(PROMOTED)
     assert set(NOENT_SHARE) <= set(REQUIRED)
