@@ -1,5 +1,6 @@
 """``prime`` on real overlays: what it refuses, and that it changes nothing."""
 
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -87,6 +88,19 @@ def test_every_layer_is_read(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay([{"app": {"d": files(3)}}, {"app": {"d": files(5)}}])
     bench = Bench(mounted, "prime")
     assert bench.shadow(bench.plan(D)) == 8
+
+
+def test_a_server_that_keeps_root_out(make_overlay: MakeOverlay) -> None:
+    mounted = make_overlay(TREE, counting=True)
+    bench = Bench(mounted, "prime")
+    plan = bench.plan(D)
+    mounted.counted.fail(errno.EACCES)
+    try:
+        with pytest.raises(Refused, match="denies this machine's root permission") as refused:
+            bench.shadow(plan)
+    finally:
+        mounted.counted.fail(0)
+    assert "no_root_squash" in (refused.value.hint or "")
 
 
 def test_what_lies_above_many_is_asked_for_once(make_overlay: MakeOverlay) -> None:

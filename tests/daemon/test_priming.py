@@ -1,10 +1,14 @@
 """The daemon keeps hot directories known where it marks nothing, and shows that it does."""
 
 import os
+import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
+from promoterd.errors import PromoterdError
 from promoterd.overlay.lock import writer_of
 from support.daemons import RunningDaemon, mount_policy, use
 from support.overlays import MountedOverlay
@@ -64,6 +68,31 @@ def test_an_overlay_without_an_upper_layer(make_overlay: MakeOverlay, make_daemo
     use(mounted, "app/lib", times=3)
     daemon.wait_state("primed", b"app/lib")
     assert daemon.explain(mounted, b"app/lib")["entries"] == 6
+
+
+def test_a_server_that_hangs_holds_nobody_up(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({"app": {"lib": files(5)}}, counting=True)
+    limits = {"stuck_after": "0.3s"}
+    rules = [{"path": "app/lib", "promote": "always"}]
+    daemon = make_daemon(mount_policy(mounted, rules, backend="prime", limits=limits)).start()
+    daemon.wait_state("primed", b"app/lib")
+    server = mounted.counted.pid
+    assert server is not None
+    os.kill(server, signal.SIGSTOP)
+    asking = threading.Thread(target=ask_in_vain, args=(daemon, mounted.at("app/lib")))
+    try:
+        asking.start()
+        daemon.wait_for(lambda: daemon.status()["stuck"])
+        assert daemon.status()["states"]["primed"] == 1, "what it knows it knows until then"
+        daemon.stop()
+    finally:
+        os.kill(server, signal.SIGCONT)
+        asking.join()
+
+
+def ask_in_vain(daemon: RunningDaemon, path: bytes) -> None:
+    with suppress(PromoterdError):
+        daemon.ask("promote", path)
 
 
 def test_by_hand(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
