@@ -1,7 +1,8 @@
 """``promoterd doctor``: for each overlay and each backend, whether the mount is fit, and what to mount instead."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 
 from rich import filesize
 from rich.console import Console
@@ -17,6 +18,7 @@ from promoterd.overlay.fitness import Finding, Severity
 from promoterd.overlay.mounts import Overlay, overlay_at, read_overlays
 from promoterd.overlay.remedy import layout_command, suggested_mount
 from promoterd.paths import display
+from promoterd.policy import Expected
 
 _STYLES = {Severity.REFUSE: "red", Severity.WARN: "yellow", Severity.INFO: "dim"}
 _LAYER_OPTIONS = frozenset(
@@ -99,11 +101,16 @@ class Report:
         }
 
 
-def examine(mountpoint: bytes | None = None) -> Report:
-    """Look at one overlay, or at all of this mount namespace. Raises MountNotFound."""
+def examine(mountpoint: bytes | None = None, expected: Mapping[bytes, Expected] = MappingProxyType({})) -> Report:
+    """Look at one overlay, or at all of this mount namespace. Raises MountNotFound.
+
+    ``expected`` is what a policy expects of the lookups on mount points, for what ``auto`` takes there.
+    """
     overlays = read_overlays() if mountpoint is None else [overlay_at(mountpoint)]
     sources = {name: _unfit_source(name) for name in heat_base.names()}
-    return Report(probe.host(), [_examine(overlay) for overlay in overlays], sources)
+    return Report(
+        probe.host(), [_examine(overlay, expected.get(overlay.mountpoint, Expected())) for overlay in overlays], sources
+    )
 
 
 def _unfit_source(name: str) -> str | None:
@@ -113,10 +120,10 @@ def _unfit_source(name: str) -> str | None:
         return error.message
 
 
-def _examine(overlay: Overlay) -> OverlayReport:
+def _examine(overlay: Overlay, expected: Expected) -> OverlayReport:
     facts = probe.gather(overlay)
     found = tuple(verdicts(overlay, facts))
-    auto, why = best(found)
+    auto, why = best(found, on_nfs=bool(facts.nfs), expected=expected)
     refused = {
         finding.option
         for verdict in found

@@ -88,6 +88,8 @@ async def _blocked_by(mount: Mounted, path: bytes, heat: float, on_disk: OnDisk)
     record = mount.book.get(path)
     if record is not None and record.state is State.STALE:
         return record.reason
+    if record is not None and record.state is State.PRIMED:
+        return None if mount.paused is None else f"the mount is paused: {mount.paused}"
     if on_disk.mark is MarkState.OURS:
         return _HELD_BACK if on_disk.in_effect is False else None
     if on_disk.mark is MarkState.FOREIGN:

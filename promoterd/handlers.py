@@ -221,7 +221,7 @@ def _working(keeper: Keeper) -> Mounted:
 
 def promotion_result(path: bytes, done: list[Promotion]) -> dict[str, Any]:
     """What a promotion by hand came to. Raises Refused where it was about one directory and that was not marked."""
-    if len(done) == 1 and done[0].outcome not in (Outcome.MARKED, Outcome.OBSERVED):
+    if len(done) == 1 and done[0].outcome not in (Outcome.MARKED, Outcome.OBSERVED, Outcome.PRIMED):
         only = done[0]
         raise Refused(only.reason or only.outcome.value, hint=only.hint)
     return {

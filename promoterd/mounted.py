@@ -71,6 +71,8 @@ class Mounted:
     believed: frozenset[bytes] = frozenset()
     unsettled: bool = False
     """Whether the overlay remembers what is not so any more, and has to be made to forget it (R14)."""
+    primed: dict[bytes, int] = field(default_factory=dict)
+    """How many times in a row each primed directory was read."""
     rewritten: set[bytes] = field(default_factory=set)
     """Stale directories whose stamps do not tell so: a file in them was rewritten in place."""
 

@@ -166,7 +166,7 @@ def choose_backend(overlay: Overlay, policy: MountPolicy) -> tuple[type[Backend]
     """The backend that policy names, or what ``auto`` takes, and why. Raises UnfitMount, UsageError."""
     facts = probe.gather(overlay)
     if policy.backend == AUTO:
-        name, why = best(verdicts(overlay, facts))
+        name, why = best(verdicts(overlay, facts), on_nfs=bool(facts.nfs), expected=policy.expect)
         return backend_for(name, overlay, facts), why
     return backend_for(policy.backend, overlay, facts), "policy names it"
 

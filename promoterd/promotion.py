@@ -13,6 +13,7 @@ from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, is_below, show
 from promoterd.pool import PoolClosed
+from promoterd.priming import prime
 from promoterd.queueing import overlaps
 from promoterd.reconcile import settle
 from promoterd.states import MARKED, State
@@ -33,6 +34,7 @@ class Outcome(StrEnum):
 
     MARKED = "marked"
     OBSERVED = "observed"
+    PRIMED = "primed"
     REFUSED = "refused"
     BUSY = "busy"
     FAILED = "failed"
@@ -103,6 +105,9 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
 
     plan = await mount.with_layers(plan_it)
     if not mount.backend.marks:
+        primed = await prime(mount, plan, progress)
+        if primed is not None:
+            return Promotion(path, Outcome.PRIMED, (path,), primed)
         mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
         said = f"backend {mount.backend.name} marks nothing"
         mount.book.move(path, State.HOT, now=now, reason=said, retry_at=now + RETRY_REFUSED)

@@ -8,12 +8,12 @@ from promoterd.states import State
 
 
 def is_due(record: DirectoryRecord | None, now: float) -> bool:
-    """Whether a directory may be promoted now: cold or hot, or refused or failed with its waiting time over."""
+    """Whether a directory may be promoted now: cold or hot, or primed, refused or failed with its waiting time over."""
     if record is None or record.state is State.COLD:
         return True
     if record.state is State.HOT and record.retry_at is None:
         return True
-    if record.state in (State.HOT, State.FAILED, State.REFUSED):
+    if record.state in (State.HOT, State.PRIMED, State.FAILED, State.REFUSED):
         return record.retry_at is not None and record.retry_at <= now
     return False
 

@@ -8,6 +8,7 @@ class State(StrEnum):
 
     COLD = "cold"
     HOT = "hot"
+    PRIMED = "primed"
     SHADOWING = "shadowing"
     COMPLETE = "complete"
     ACTIVE = "active"
@@ -22,14 +23,15 @@ MARKED = frozenset({State.COMPLETE, State.ACTIVE, State.PINNED, State.STALE})
 
 _NEXT: dict[State, frozenset[State]] = {
     State.COLD: frozenset({State.HOT, State.SHADOWING, State.REFUSED, State.FAILED, State.COMPLETE}),
-    State.HOT: frozenset({State.COLD, State.SHADOWING, State.REFUSED, State.FAILED}),
+    State.HOT: frozenset({State.COLD, State.PRIMED, State.SHADOWING, State.REFUSED, State.FAILED}),
+    State.PRIMED: frozenset({State.COLD, State.HOT, State.SHADOWING, State.REFUSED, State.FAILED, State.COMPLETE}),
     State.SHADOWING: frozenset({State.COMPLETE, State.COLD, State.HOT, State.FAILED, State.REFUSED}),
     State.COMPLETE: frozenset({State.ACTIVE, State.PINNED, State.STALE, State.COLD}),
     State.PINNED: frozenset({State.ACTIVE, State.STALE, State.COLD}),
     State.ACTIVE: frozenset({State.STALE, State.COLD, State.PINNED}),
     State.STALE: frozenset({State.COLD, State.ACTIVE, State.COMPLETE, State.PINNED}),
-    State.FAILED: frozenset({State.HOT, State.COLD, State.SHADOWING, State.REFUSED, State.COMPLETE}),
-    State.REFUSED: frozenset({State.HOT, State.COLD, State.SHADOWING, State.FAILED, State.COMPLETE}),
+    State.FAILED: frozenset({State.HOT, State.PRIMED, State.COLD, State.SHADOWING, State.REFUSED, State.COMPLETE}),
+    State.REFUSED: frozenset({State.HOT, State.PRIMED, State.COLD, State.SHADOWING, State.FAILED, State.COMPLETE}),
 }
 
 

@@ -13,6 +13,7 @@ from promoterd.ledger import HeatRecord
 from promoterd.mounted import Mounted
 from promoterd.paths import show
 from promoterd.pool import PoolClosed
+from promoterd.priming import let_go
 from promoterd.promotion import promote
 from promoterd.queueing import choose
 from promoterd.rechecking import Rechecker
@@ -125,10 +126,12 @@ class Worker:
 
     def _next(self) -> Sequence[bytes]:
         mount, now = self.mount, self.mount.clock()
-        if mount.paused is not None or mount.overlay.read_only:
+        if mount.paused is not None or (mount.overlay.read_only and mount.backend.marks):
+            let_go(mount, (), now)
             return ()
         ranked = self.ranked(now)
-        mount.metrics.backlog(len(ranked))
+        let_go(mount, ranked, now)
+        mount.metrics.backlog(sum(mount.book.state(path) is not State.PRIMED for path in ranked))
         room = mount.policy.limits.concurrency - len(mount.busy)
         return list(choose(ranked, mount.book.get, mount.busy, room, now))
 
@@ -158,9 +161,13 @@ class Worker:
         except Exception:
             mount.log.exception("promotion_broke", path=show(path))
             return
-        if done.directories and mount.backend.marks:
+        if done.directories:
             self.wanted.discard(path)
-            self._activation.set()
+            if mount.backend.marks:
+                self._activation.set()
+        record = mount.book.get(path)
+        if record is not None and record.state is State.PRIMED and record.retry_at is not None:
+            asyncio.get_running_loop().call_later(max(0.0, record.retry_at - mount.clock()), self.look)
         self._look.set()
 
     async def _activate(self) -> None:

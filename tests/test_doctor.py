@@ -42,6 +42,7 @@ def test_a_fit_mount(make_overlay: MakeOverlay) -> None:
         "finalize": False,
         "layer": False,
         "opaque": True,
+        "prime": True,
         "observe": True,
     }
     assert found.instead is None

@@ -27,6 +27,8 @@ def record(state: State, retry_at: float | None = None) -> DirectoryRecord:
         (record(State.REFUSED, NOW + 0.1), False),
         (record(State.REFUSED, None), False),
         (record(State.FAILED, None), False),
+        (record(State.PRIMED, NOW), True),
+        (record(State.PRIMED, NOW + 1), False),
         (record(State.SHADOWING), False),
         (record(State.COMPLETE), False),
         (record(State.ACTIVE), False),

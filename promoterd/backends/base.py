@@ -95,6 +95,8 @@ class Plan:
     path: bytes
     directories: list[PlannedDirectory] = field(default_factory=list)
     broken_hardlinks: list[bytes] = field(default_factory=list)
+    max_entries: int | None = None
+    """What a backend that lists the directory only when it shadows it has to stop at."""
 
     @cached_property
     def paths(self) -> frozenset[bytes]:
@@ -166,6 +168,14 @@ class Backend(ABC):
         Yields the size of each batch *before* doing it, so that the caller can hold it back. Raises Busy, Refused,
         OSError.
         """
+
+    def lasts(self, times: int) -> float | None:
+        """For a backend that marks nothing: how many seconds after its beginning :meth:`shadow` is to be done again.
+
+        ``times``: how many times in a row it will have been done then. None where it does nothing, and is not called.
+        """
+        del times
+        return None
 
     @abstractmethod
     def complete(self, plan: Plan) -> list[bytes]:

@@ -10,17 +10,18 @@ import stat
 from collections.abc import Iterable, Iterator
 
 from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
+from promoterd.backends.denied import refused_where_denied
 from promoterd.backends.obstacles import (
     contributing_below,
     few,
     refuse_opaque,
     refuse_other_mounts,
     refuse_renamed,
+    refuse_root,
     refuse_unlisted,
     refuse_watched,
     refuse_young,
     refused,
-    refused_where_denied,
 )
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, mounts, syscalls, xattrs
@@ -36,6 +37,7 @@ def plan_closure(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: 
     ``needs_redirects``: regular files get an absolute redirect, whose length the kernel limits. ``alone`` plans the
     directory without its children. Raises Refused naming the directory that stands in the way, and OSError.
     """
+    refuse_root(path)
     with refused_where_denied(path):
         return _plan(layers, path, terms, needs_redirects=needs_redirects, alone=alone)
 

@@ -1,9 +1,7 @@
 """Obstacles: what keeps a directory from being complete on any backend, each found before anything is changed (I7)."""
 
-import errno
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 
 from promoterd.backends.base import DirectoryTerms, PlannedDirectory
 from promoterd.errors import Refused
@@ -20,23 +18,10 @@ class TooYoung(Refused):
     """{path} is refused for now: {reason}."""
 
 
-@contextmanager
-def refused_where_denied(path: bytes) -> Iterator[None]:
-    """Refuse the root of the mount, and what a file server keeps this machine's root from looking at."""
+def refuse_root(path: bytes) -> None:
+    """Refuse the root of the mount: what is read of it is fixed when it is mounted."""
     if not path:
         raise Refused(path="/", reason="the root of a mount cannot be marked", hint="promote directories below it")
-    try:
-        yield
-    except PermissionError as error:
-        # root is only ever kept out by a file server
-        if error.errno != errno.EACCES:
-            raise
-        name = show(path) if error.filename is None else display(os.fsencode(error.filename))
-        raise Refused(
-            path=show(path),
-            reason=f"the server denies this machine's root permission to look at {name}",
-            hint="export it with no_root_squash, or exclude it with `promote: never`",
-        ) from error
 
 
 def refused(path: bytes, child: bytes, reason: str, hint: str | None = None) -> Refused:

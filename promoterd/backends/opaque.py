@@ -7,19 +7,20 @@ complete already.
 
 import os
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from promoterd.backends.base import Busy, Plan, PlannedDirectory, Terms
 from promoterd.backends.closure import plan_closure
 from promoterd.backends.reopening import reopen_upper
 from promoterd.backends.upper import UpperBackend
 from promoterd.overlay import beneath, xattrs
+from promoterd.overlay.findings import info
 from promoterd.overlay.fitness import Facts, Finding, marking_findings
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.listing import Layers, UpperEntry
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.shadows import leaning_files
-from promoterd.paths import join, show
+from promoterd.paths import display, join, show
 
 
 class OpaqueBackend(UpperBackend):
@@ -31,7 +32,7 @@ class OpaqueBackend(UpperBackend):
     @classmethod
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
         """What speaks against marking upper directories on this mount."""
-        return marking_findings(overlay, facts)
+        return [*marking_findings(overlay, facts), *_price_on_nfs(facts)]
 
     def plan(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
         """The directory with every child directory that is not complete yet."""
@@ -78,3 +79,20 @@ class OpaqueBackend(UpperBackend):
     def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
         reopen_upper(self.overlay, paths, check_quiet=check_quiet)
+
+
+def _price_on_nfs(facts: Facts) -> Iterator[Finding]:
+    """What it costs a server, and what is known of what it would save."""
+    for one in facts.nfs:
+        asked = (
+            f"; of {one.lookups.asked} lookups since it was mounted, {one.lookups.missed} found no such name"
+            if one.lookups is not None and one.lookups.asked
+            else ""
+        )
+        yield info(
+            "lowerdir",
+            f"the lower layer {display(one.layer)} is on NFS, where `opaque` costs up to 7 requests for each entry, "
+            f"and one more for each cold lookup of a name that exists{asked}",
+            "take it where names that do not exist are looked up far more often: say how often with `expect`, or "
+            "`backend: opaque`",
+        )

@@ -83,11 +83,11 @@ def check(
 
 
 @app.command()
-def doctor(mount: SomeMount = None, as_json: Json = False) -> int:
+def doctor(mount: SomeMount = None, config: Config = None, as_json: Json = False) -> int:
     """Say what each mount is fit for. Each backend's verdict, and what to mount instead."""
     from promoterd.cli.checking import examine_mounts
 
-    return examine_mounts(mount, as_json=as_json)
+    return examine_mounts(mount, config, as_json=as_json)
 
 
 app.command()(layout)

@@ -1,10 +1,14 @@
 """Commands that need no daemon and change nothing: ``check``, ``doctor``, ``demo``."""
 
 import os
+from typing import TYPE_CHECKING
 
 from promoterd.cli.output import console_for_stdout, say, say_json, text_of, warn
-from promoterd.cli.settings import read_policy
-from promoterd.errors import PromoterdError, UnfitMount
+from promoterd.cli.settings import DEFAULT_CONFIG, read_policy
+from promoterd.errors import PolicyError, PromoterdError, UnfitMount
+
+if TYPE_CHECKING:
+    from promoterd.policy import Expected
 
 
 def check_policy(file: str, *, as_json: bool) -> None:
@@ -20,12 +24,15 @@ def check_policy(file: str, *, as_json: bool) -> None:
     say(dump_policy(policy))
 
 
-def examine_mounts(mount: str | None, *, as_json: bool) -> int:
-    """Print what the doctor finds; 0 where every mount that was looked at is fit for a backend that marks."""
+def examine_mounts(mount: str | None, config: str | None, *, as_json: bool) -> int:
+    """Print what the doctor finds; 0 where every mount that was looked at is fit for a backend that marks.
+
+    Raises PolicyError where a policy was named and cannot be read.
+    """
     from promoterd.backends.base import load
     from promoterd.doctor import examine, render
 
-    report = examine(None if mount is None else os.fsencode(mount))
+    report = examine(None if mount is None else os.fsencode(mount), _expected(config))
     if as_json:
         say_json(report.to_dict())
     else:
@@ -36,6 +43,20 @@ def examine_mounts(mount: str | None, *, as_json: bool) -> int:
         any(verdict.fit and load(verdict.backend).marks for verdict in overlay.verdicts) for overlay in report.overlays
     )
     return 0 if fit else UnfitMount.exit_code
+
+
+def _expected(config: str | None) -> dict[bytes, "Expected"]:
+    """What the policy expects of each mount; nothing where there is none, or where it is bad and nobody named it."""
+    if config is None and not os.path.exists(DEFAULT_CONFIG):
+        return {}
+    try:
+        policy = read_policy(config)
+    except PolicyError as error:
+        if config is not None:
+            raise
+        warn(f"warning: what the policy expects is left out: {error.message}")
+        return {}
+    return {mount.mountpoint_bytes: mount.expect for mount in policy.mounts}
 
 
 def run_demonstration(*, as_json: bool) -> int:

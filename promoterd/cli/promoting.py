@@ -40,7 +40,7 @@ def promote_path(daemon: Daemon, typed: str, *, recursive: bool, as_json: bool) 
         say_json(answer)
     else:
         say_rich(*render.promotion(answer))
-    good = any(one["outcome"] in ("marked", "observed") for one in answer["promotions"])
+    good = any(one["outcome"] in ("marked", "observed", "primed") for one in answer["promotions"])
     return 0 if good else Refused.exit_code
 
 

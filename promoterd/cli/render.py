@@ -18,6 +18,7 @@ _STYLES = {
     "pinned": "yellow",
     "shadowing": "cyan",
     "hot": "cyan",
+    "primed": "green",
     "stale": "yellow",
     "deferred": "yellow",
     "absent": "yellow",
@@ -88,6 +89,8 @@ def promotion(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
             yield _line(_styled(state), f" {one['path']}: {many}")
         elif one["outcome"] == "observed":
             yield _text(f"would be promoted: {one['path']}: {many} (the backend changes nothing)")
+        elif one["outcome"] == "primed":
+            yield _line(_styled("primed"), f" {one['path']}: {many} read; the daemon keeps on while it is hot")
         else:
             yield _line(_styled(one["outcome"]), f" {one['path']}: {one['reason']}")
         for link in one["broken_hardlinks"]:

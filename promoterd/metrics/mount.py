@@ -16,6 +16,7 @@ class MountMetrics:
         self._promotions = {outcome: metrics.promotions.labels(mount, outcome) for outcome in OUTCOMES}
         self._promotion_seconds = metrics.promotion_seconds.labels(mount)
         self._copied = metrics.entries_copied.labels(mount)
+        self._primed = metrics.entries_primed.labels(mount)
         self._backlog = metrics.backlog.labels(mount)
         self._throttled = metrics.throttled.labels(mount)
         self._activations = metrics.activations.labels(mount)
@@ -69,6 +70,10 @@ class MountMetrics:
     def copied(self, entries: int) -> None:
         """So many entries were given a shadow."""
         self._copied.inc(entries)
+
+    def primed(self, entries: int) -> None:
+        """So many entries were read so that they stay known."""
+        self._primed.inc(entries)
 
     def backlog(self, directories: int) -> None:
         """So many directories wait to be promoted."""

@@ -5,6 +5,8 @@ Gathered by :mod:`promoterd.overlay.probe`, judged by :mod:`promoterd.overlay.fi
 
 from dataclasses import dataclass, field
 
+from promoterd.overlay.nfs import NfsLayer
+
 
 @dataclass(frozen=True, slots=True)
 class Trial:
@@ -114,5 +116,7 @@ class Facts:
     """Data-only layers that are not the same tree as the server's layer in their place."""
     exports: tuple[bytes, ...] = ()
     """``SERVER:/path`` of each of the server's layers that lies on NFS, in their order."""
+    nfs: tuple[NfsLayer, ...] = ()
+    """The lower layers that lie on NFS, as far as they answered."""
     writer: str = ""
     """Who holds the writer's lock on the upper layer, if anybody does."""

@@ -71,6 +71,18 @@ def option_findings(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
 
 def place_findings(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
     """Whether the layers are where their paths say, answer, and belong to this overlay alone."""
+    yield from reading_findings(overlay, facts)
+    for user in facts.second_users:
+        yield refuse(
+            "upperdir",
+            f"a directory of the overlay at {display(overlay.mountpoint)} that only one mount may use is used by "
+            f"another: {user}",
+            "give each overlay an upper, a work and a layer directory of its own",
+        )
+
+
+def reading_findings(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
+    """Whether the layers are where their paths say, and answer."""
     mountpoint = display(overlay.mountpoint)
     for path in overlay.relative_layers:
         yield refuse(
@@ -91,10 +103,4 @@ def place_findings(overlay: Overlay, facts: Facts) -> Iterator[Finding]:
             "lowerdir",
             f"the layer {display(path)} of the overlay at {mountpoint} does not answer",
             "look at its server, then try again",
-        )
-    for user in facts.second_users:
-        yield refuse(
-            "upperdir",
-            f"a directory of the overlay at {mountpoint} that only one mount may use is used by another: {user}",
-            "give each overlay an upper, a work and a layer directory of its own",
         )

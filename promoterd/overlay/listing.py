@@ -192,6 +192,8 @@ class Layers:
 
     def list_upper(self, path: bytes) -> dict[str, UpperEntry]:
         """The upper directory's names; empty where there is no upper directory."""
+        if self.overlay.upper is None:
+            return {}
         try:
             with opened_to_read(self.upper, path) as directory:
                 return dict(_read_upper(directory))
@@ -210,6 +212,8 @@ class Layers:
 
     def upper_xattr(self, path: bytes, attribute: str) -> bytes | None:
         """An attribute of the upper directory at ``path``; None where either is absent."""
+        if self.overlay.upper is None:
+            return None
         try:
             with beneath.opened(self.upper, path) as directory:
                 return xattrs.get(xattrs.descriptor(directory), attribute)
@@ -217,13 +221,18 @@ class Layers:
             return None
 
 
+def open_to_read(root: int, path: bytes) -> int:
+    """Open a directory to list it; what lists it for itself leaves its access time alone (I2). Raises OSError."""
+    try:
+        return beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
+    except PermissionError:  # not ours, and without CAP_FOWNER (open(2), O_NOATIME)
+        return beneath.open_beneath(root, path, beneath.READ_DIRECTORY)
+
+
 @contextmanager
 def opened_to_read(root: int, path: bytes) -> Iterator[int]:
-    """A directory to be listed; what lists it for itself leaves its access time alone (I2)."""
-    try:
-        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
-    except PermissionError:  # not ours, and without CAP_FOWNER (open(2), O_NOATIME)
-        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY)
+    """:func:`open_to_read` for the length of a ``with`` block."""
+    descriptor = open_to_read(root, path)
     try:
         yield descriptor
     finally:

@@ -17,6 +17,7 @@ from promoterd.overlay.facts import Facts, Host, Misplaced, Project, Space
 from promoterd.overlay.lock import second_users, writer_of
 from promoterd.overlay.mountinfo import MountTree, read
 from promoterd.overlay.mounts import Overlay, redirect_max
+from promoterd.overlay.nfs import NfsLayer, nfs_layers
 from promoterd.overlay.probe_of_layers import exports_of, layer_facts, trusted_xattrs_at, unlike_data
 from promoterd.overlay.syscalls import openat2
 from promoterd.overlay.trial import try_overlay
@@ -109,6 +110,7 @@ def _answering(overlay: Overlay, misplaced: tuple[Misplaced, ...]) -> Facts:
         layer=layer_facts(overlay),
         other_data=unlike_data(overlay),
         exports=exports_of(overlay),
+        nfs=_on_nfs(overlay),
     )
     if upper is None:
         return common
@@ -172,6 +174,13 @@ def _one_file_system(overlay: Overlay) -> bool | None:
         None if (entry := tree.at(os.path.realpath(layer))) is None else entry.device for layer in overlay.layers
     }
     return None if None in devices else len(devices) == 1
+
+
+def _on_nfs(overlay: Overlay) -> tuple[NfsLayer, ...]:
+    try:
+        return nfs_layers(overlay.lowers)
+    except OSError:
+        return ()
 
 
 def _space(path: bytes) -> Space | None:

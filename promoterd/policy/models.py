@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
 from promoterd.policy.fields import AbsolutePath, Listen, Name, SocketPath, host_and_port
-from promoterd.policy.mounts import AUTO, HeatPolicy, Limits, MountPolicy
+from promoterd.policy.mounts import AUTO, Expected, HeatPolicy, Limits, MountPolicy
 from promoterd.policy.rules import Rule
 from promoterd.policy.section import Section, empty_is_default
 from promoterd.units import InvalidValueError, shown
@@ -16,6 +16,7 @@ from promoterd.units import InvalidValueError, shown
 __all__ = [
     "AUTO",
     "ControlPolicy",
+    "Expected",
     "HeatPolicy",
     "Limits",
     "LogPolicy",

@@ -41,11 +41,28 @@ class HeatPolicy(Section):
         return _registered(source, (info.context or {}).get("heat_sources"))
 
 
+class Expected(Section):
+    """What the administrator knows of the lookups on a mount, where ``auto`` cannot find it out."""
+
+    misses_per_entry: float = Field(
+        default=0.0,
+        ge=0,
+        description="Lookups of names that do not exist which reach the server, for each entry of the directories that "
+        "the rules name, in the time in which a directory stays as it is.",
+    )
+    found_per_entry: float = Field(
+        default=1.0, ge=0, description="Lookups of names that do exist, counted in the same way."
+    )
+
+
 class Limits(Section):
     """What promotion may cost a mount."""
 
     entries_per_second: Rate = Field(
-        default=5000, ge=1, le=10_000_000, description="Entries copied up in a second, all directories together."
+        default=5000,
+        ge=1,
+        le=10_000_000,
+        description="Entries copied up, or read by `prime`, in a second, all directories together.",
     )
     recheck_requests_per_second: Rate = Field(
         default=100,
@@ -72,11 +89,14 @@ class MountPolicy(Section):
     mountpoint: AbsolutePath = Field(description="Where the overlay is mounted.")
     backend: Name = Field(
         default=AUTO,
-        description="How directories are completed: `opaque`, `finalize`, `observe` (a dry run), a registered name, or "
-        "`auto` for the best that the mount is fit for.",
+        description="How directories are completed: `opaque`, `finalize`, `prime` (completes none, keeps them known), "
+        "`observe` (a dry run), a registered name, or `auto` for the best that the mount is fit for.",
     )
     heat: Annotated[HeatPolicy, BeforeValidator(empty_is_default)] = Field(
         default_factory=HeatPolicy, description="What counts as hot here."
+    )
+    expect: Annotated[Expected, BeforeValidator(empty_is_default)] = Field(
+        default_factory=Expected, description="What `auto` is to know of the lookups here, to choose by."
     )
     limits: Annotated[Limits, BeforeValidator(empty_is_default)] = Field(
         default_factory=Limits, description="What promotion may cost here."

@@ -15,6 +15,7 @@ from promoterd.policy import schema
 from promoterd.policy.load import parse_policy
 from promoterd.policy.models import (
     ControlPolicy,
+    Expected,
     HeatPolicy,
     Limits,
     LogPolicy,
@@ -28,7 +29,7 @@ from promoterd.units import DURATION, SHARE_OR_COUNT, SHARE_OR_SIZE
 
 TABLES: Final[dict[str, type[Section]]] = {
     model.__name__: model
-    for model in (Policy, ControlPolicy, MetricsPolicy, LogPolicy, MountPolicy, HeatPolicy, Limits, Rule)
+    for model in (Policy, ControlPolicy, MetricsPolicy, LogPolicy, MountPolicy, HeatPolicy, Expected, Limits, Rule)
 }
 
 _BLOCK: Final = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)

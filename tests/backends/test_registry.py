@@ -10,13 +10,14 @@ from promoterd.backends.finalize import FinalizeBackend
 from promoterd.backends.layer import LayerBackend
 from promoterd.backends.observe import ObserveBackend
 from promoterd.backends.opaque import OpaqueBackend
+from promoterd.backends.prime import PrimeBackend
 from promoterd.errors import UnfitMount, UsageError
 from promoterd.overlay import mounts, probe
 from promoterd.overlay.facts import Facts
 from promoterd.overlay.mounts import Overlay
 from support.overlays import MountedOverlay
 
-OWN = ["finalize", "layer", "observe", "opaque"]
+OWN = ["finalize", "layer", "observe", "opaque", "prime"]
 Mount = tuple[Overlay, Facts]
 
 
@@ -35,6 +36,7 @@ class TestRegistry:
             "layer": LayerBackend,
             "observe": ObserveBackend,
             "opaque": OpaqueBackend,
+            "prime": PrimeBackend,
         }
         for name, backend in found.items():
             assert backend.name == name
@@ -64,14 +66,14 @@ class TestRegistry:
         with pytest.raises(UsageError, match="there is no backend opaqe") as error:
             base.load("opaqe")
         assert error.value.hint is not None
-        assert "finalize, layer, observe, opaque" in error.value.hint
+        assert "finalize, layer, observe, opaque, prime" in error.value.hint
 
 
 class TestOnARealMount:
     def test_every_backend_has_a_verdict_the_preferred_ones_first(self, mount: Mount) -> None:
         found = verdicts(*mount)
         assert [verdict.backend for verdict in found] == list(PREFERENCE)
-        assert [verdict.fit for verdict in found] == [False, False, True, True]
+        assert [verdict.fit for verdict in found] == [False, False, True, True, True]
         assert "ovl-finalize-dir" in found[0].reason
         assert backend_for(AUTO, *mount) is OpaqueBackend
         with pytest.raises(UnfitMount, match="was never merged"):

@@ -50,7 +50,7 @@ def sign_off(bench: Bench) -> None:
 
 
 def test_it_is_found_beside_the_others() -> None:
-    assert set(base.names()) == {"finalize", "layer", "observe", "opaque", "released"}
+    assert set(base.names()) == {"finalize", "layer", "observe", "opaque", "prime", "released"}
     assert base.load("released").name == "released"
 
 

@@ -46,7 +46,7 @@ mounts:
 """
 
 
-MOUNT_KEYS = "the keys mountpoint, backend, heat, limits, activation_interval, quiet_period, scratch, rules"
+MOUNT_KEYS = "the keys mountpoint, backend, heat, expect, limits, activation_interval, quiet_period, scratch, rules"
 HEAT_KEYS = "the keys source, half_life, threshold, max_directories, max_watches"
 RULE_KEYS = (
     "the keys path, promote, growing, threshold, recursive, max_entries, min_age, writers, "

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
+from promoterd.backends.denied import refused_where_denied
 from promoterd.backends.layer.entries import reports_acls
 from promoterd.backends.layer.home import layer_xattr
 from promoterd.backends.obstacles import (
@@ -18,10 +19,10 @@ from promoterd.backends.obstacles import (
     refuse_opaque,
     refuse_other_mounts,
     refuse_renamed,
+    refuse_root,
     refuse_unlisted,
     refuse_young,
     refused,
-    refused_where_denied,
 )
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, xattrs
@@ -47,6 +48,7 @@ class LayerPlan(Plan):
 def plan_layer(layers: Layers, path: bytes, terms: Terms) -> LayerPlan:
     """Plan ``path``, or nothing where it is complete. Raises Refused naming what stands in the way, and OSError."""
     plan = LayerPlan(path)
+    refuse_root(path)
     with refused_where_denied(path):
         contributing = _check_place(layers, path)
         if not is_complete(layers, path):
@@ -61,6 +63,7 @@ def plan_resync(layers: Layers, path: bytes, terms: Terms) -> LayerPlan:
 
     Raises Refused, OSError.
     """
+    refuse_root(path)
     with refused_where_denied(path):
         contributing = _check_place(layers, path)
         demands = terms.of(path)

@@ -16,12 +16,16 @@ from lab.guest.stack import UPPERS, Nfs, cool, layered_on, mounted_nfs, overlay_
 from lab.guest.workloads import WORKLOADS
 from lab.manifest import Manifest
 from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
+from promoterd.backends.base import Terms
+from promoterd.backends.prime import PrimeBackend
 from promoterd.demo.reader import Known, Reader
 from promoterd.demo.view import differences
 from promoterd.overlay import probe
+from promoterd.overlay.listing import Layers
+from promoterd.overlay.mounts import overlay_at
 from promoterd.paths import join
 from support.overlays import MountedOverlay
-from support.promotions import SCRATCH, view_below
+from support.promotions import SCRATCH, allow, view_below
 
 MANIFEST = "/lab/share.json"
 OUT = "/tmp/out"  # noqa: S108 - the guest's own
@@ -63,6 +67,8 @@ class Measurement:
             self._cost("metacopy", promoting.chown(overlay, self._promoted))
             self._state("metacopy", overlay.mountpoint, overlay)
         with self._overlay() as overlay:
+            self._primed(overlay)
+        with self._overlay() as overlay:
             fit = promoting.fit_backends(overlay)
         for backend in fit:
             self._backend(backend, self._overlay)
@@ -94,6 +100,23 @@ class Measurement:
         options = f"{self.nfs.options},noacl" if self.nfs.version.startswith("3") else self.nfs.options
         with upper_home(self.upper) as home, layered_on(replace(self.nfs, options=options), home) as overlay:
             yield overlay
+
+    def _primed(self, overlay: MountedOverlay) -> None:
+        """What follows on one reading of every directory; not by the daemon, which would read on."""
+        say("prime: every directory read once")
+        backend = PrimeBackend(overlay_at(overlay.mountpoint), scratch=SCRATCH)
+        terms = Terms(max_entries=self.manifest.entries + 1, recursive=False, of=allow())
+        with Layers(backend.overlay) as layers:
+            plans = [backend.plan(layers, os.fsencode(path), terms) for path in self._promoted]
+
+        def read() -> int:
+            return sum(size for plan in plans for size in backend.shadow(plan))
+
+        cool(overlay)
+        with rpcs.counted() as counts:
+            entries = read()
+        self._cost("prime", promoting.Cost(entries, counts, counts.seconds))
+        self._state("prime", overlay.mountpoint, overlay, warm=read)
 
     def _marked(self, state: str, overlay: MountedOverlay) -> None:
         """What a backend's marks lead to.
@@ -137,24 +160,41 @@ class Measurement:
             think=0.02,
         )
 
-    def _state(self, state: str, root: bytes, *overlays: MountedOverlay) -> None:
+    def _state(
+        self, state: str, root: bytes, *overlays: MountedOverlay, warm: Callable[[], object] | None = None
+    ) -> None:
         directory = os.fsdecode(join(root, os.fsencode(self.manifest.workload)))
         self.workloads[state] = {}
         for name, work in WORKLOADS.items():
-            counts = self._cold(overlays, lambda work=work: work(directory))  # type: ignore[misc]
+            counts = self._cold(overlays, lambda work=work: work(directory), warm)  # type: ignore[misc]
             self.workloads[state][name] = Cell.model_validate(_cell(counts))
         say(f"{state}: workloads " + ", ".join(f"{name} {cell.total}" for name, cell in self.workloads[state].items()))
-        self.launch[state] = self._launch(state, root, overlays)
-        self.launch_absent[state] = self._launch(state, root, overlays, "absent")
+        self.launch[state] = self._launch(state, root, overlays, warm=warm)
+        self.launch_absent[state] = self._launch(state, root, overlays, "absent", warm=warm)
 
-    def _launch(self, state: str, root: bytes, overlays: Sequence[MountedOverlay], *phases: str) -> LaunchCell:
+    def _launch(
+        self,
+        state: str,
+        root: bytes,
+        overlays: Sequence[MountedOverlay],
+        *phases: str,
+        warm: Callable[[], object] | None = None,
+    ) -> LaunchCell:
         chosen = phases or ("libraries", "modules", "plugins")
-        counts = self._cold(overlays, lambda: launch(os.fsdecode(root), MANIFEST, chosen))
+        counts = self._cold(overlays, lambda: launch(os.fsdecode(root), MANIFEST, chosen), warm)
         say(f"{state}: launch {' '.join(phases)} {counts.total} RPCs, {counts.missing} missing, {counts.seconds:.1f} s")
         return LaunchCell.model_validate({**_cell(counts), "noent": counts.missing})
 
-    def _cold(self, overlays: Sequence[MountedOverlay], work: Callable[[], object]) -> rpcs.Counts:
+    def _cold(
+        self,
+        overlays: Sequence[MountedOverlay],
+        work: Callable[[], object],
+        warm: Callable[[], object] | None = None,
+    ) -> rpcs.Counts:
+        """What ``work`` causes with cold caches, but for what ``warm`` leaves in them."""
         cool(*overlays)
+        if warm is not None:
+            warm()
         with rpcs.counted() as counts:
             work()
         return counts
