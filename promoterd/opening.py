@@ -80,7 +80,8 @@ class OpenedMount:
         if self._writing:
             ledger.see_upper(upper_id, overlay.mountpoint, overlay.layers, self._clock())
         upper = ledger.upper(upper_id)
-        _check_marks(overlay, chosen, ledger.of(upper_id))
+        known = known_upper(overlay.upper) if overlay.upper is not None else None
+        _check_marks(overlay, chosen, ledger.of(known or upper_id))
         metrics = self._metrics.of(display(overlay.mountpoint), chosen.name)
         pool = Pool(display(overlay.mountpoint), policy.limits.concurrency + _SPARE_WORKERS, policy.limits.stuck_after)
         stack.callback(pool.close)

@@ -1,41 +1,45 @@
 """Finding files that the server rewrote in place, which leaves the directory that they are in as it was (R8)."""
 
 import os
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator
 
 from promoterd.mounted import Mounted
-from promoterd.overlay import beneath, syscalls
-from promoterd.overlay.listing import Layers
+from promoterd.overlay import beneath
+from promoterd.overlay.listing import Layers, scanned_anew
 
-_BATCH = 64
+_BATCH = 1024
+_ENTRIES_PER_REQUEST = 50
+"""Of a READDIRPLUS, at the least."""
 
 
 async def rewritten(mount: Mounted, path: bytes) -> str | None:
-    """The first file of a complete directory whose size or time on the server is not that of our shadow, if any.
+    """The first file of a complete directory whose attributes on the server are not those of our shadow, if any.
 
-    One request to the server for each file, held back by the mount's rate for rechecks. Raises OSError, MountGone.
+    The directory is read anew, with its entries' attributes: a request for a hundred of them or so, held back by the
+    mount's rate for rechecks. Raises OSError, MountGone.
     """
-    names = await mount.with_layers(partial(mount.backend.checkable, path=path))
-    for start in range(0, len(names), _BATCH):
-        batch = names[start : start + _BATCH]
-        await mount.rechecks.take(len(batch))
-        found = await mount.with_layers(partial(_first_rewritten, mount, path, batch))
-        if found is not None:
+    scan = _scan(mount, path)
+    await mount.with_layers(lambda _: None)  # raises MountGone
+    while (found := await mount.run(next, scan, None)) is not None:
+        if found:
             return found
+        await mount.rechecks.take(_BATCH // _ENTRIES_PER_REQUEST)
     return None
 
 
-def _first_rewritten(mount: Mounted, path: bytes, names: Sequence[str], layers: Layers) -> str | None:
-    for index in layers.contributing(path):
-        root = mount.backend.files_root(layers)
-        with beneath.opened(root, path) as shadows, beneath.opened(layers.lowers[index], path) as lower:
-            for name in names:
-                try:
-                    now = syscalls.statx(lower, name, force_sync=True)
-                except FileNotFoundError:  # another layer's; one that is gone has changed the directory
-                    continue
-                shadow = os.stat(name, dir_fd=shadows, follow_symlinks=False)
-                if mount.backend.differs(shadow, now):
-                    return name
-    return None
+def _scan(mount: Mounted, path: bytes) -> Iterator[str]:
+    """The names of files that differ; an empty one after so many that do not."""
+    backend = mount.backend
+    with Layers(mount.overlay, mounted=False) as layers:
+        names = set(backend.checkable(layers, path))
+        for index in layers.contributing(path):
+            root = backend.files_root(layers)
+            with beneath.opened(root, path) as shadows, scanned_anew(layers.lowers[index], path) as found:
+                for number, item in enumerate(found, 1):
+                    now = item.stat(follow_symlinks=False)
+                    if item.name in names:
+                        names.discard(item.name)
+                        if backend.differs(os.stat(item.name, dir_fd=shadows, follow_symlinks=False), now):
+                            yield item.name
+                    if number % _BATCH == 0:
+                        yield ""

@@ -19,7 +19,6 @@ from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.syscalls import Statx
 from promoterd.provenance import Provenance
 
 GROUP = "promoterd.backends"
@@ -234,9 +233,9 @@ class Backend(ABC):
         """The root of the layer that holds the shadows of files."""
         return layers.upper
 
-    def differs(self, shadow: os.stat_result, now: Statx) -> bool:
+    def differs(self, shadow: os.stat_result, now: os.stat_result) -> bool:
         """Whether a file on the server is another than its shadow says. Its owner and mode may be the user's doing."""
-        return (now.size, now.mtime_ns) != (shadow.st_size, shadow.st_mtime_ns)
+        return (now.st_size, now.st_mtime_ns) != (shadow.st_size, shadow.st_mtime_ns)
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """What is ours at ``path`` and below. Raises OSError."""

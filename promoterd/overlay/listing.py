@@ -175,6 +175,7 @@ class Layers:
         for index in layers:
             with opened_to_read(self.lowers[index], path) as directory:
                 stamps.append(stamp(directory))
+                forget_pages(directory)
                 _read_lower(directory, listing, hidden, index)
         listing.stamps = tuple(stamps)
         return listing
@@ -237,6 +238,25 @@ def opened_to_read(root: int, path: bytes) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def forget_pages(directory: int) -> None:
+    """Have the client read an open directory from its server again, with its entries' attributes.
+
+    From its pages it would list what it knows, and then ask for the attributes of each entry that have expired. Without
+    them it uses READDIRPLUS, as long as entries are looked at while they are listed (nfs_use_readdirplus(),
+    fs/nfs/dir.c).
+    """
+    os.posix_fadvise(directory, 0, 0, os.POSIX_FADV_DONTNEED)
+
+
+@contextmanager
+def scanned_anew(root: int, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """The entries of a lower directory as its server lists them now; each is to be looked at as it comes."""
+    with opened_to_read(root, path) as directory:
+        forget_pages(directory)
+        with os.scandir(directory) as found:
+            yield found
 
 
 def _read_lower(directory: int, listing: LowerListing, hidden: set[str], layer: int) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 
 from promoterd.overlay import beneath, syscalls
-from promoterd.overlay.listing import open_to_read
+from promoterd.overlay.listing import forget_pages, open_to_read
 
 
 def read_anew(lower: bytes, path: bytes, batch: int, above: Iterable[bytes] = ()) -> Iterator[int]:
@@ -21,7 +21,7 @@ def read_anew(lower: bytes, path: bytes, batch: int, above: Iterable[bytes] = ()
     """
     directory = _opened(lower, path, above)
     try:
-        os.posix_fadvise(directory, 0, 0, os.POSIX_FADV_DONTNEED)
+        forget_pages(directory)
         seen = 0
         with os.scandir(directory) as found:
             for item in found:

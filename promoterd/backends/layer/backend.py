@@ -20,12 +20,12 @@ from promoterd.backends.layer.staging import Staged, Staging
 from promoterd.backends.layer.verifying import verify_names
 from promoterd.backends.layer.walking import directories_in, marked_in_layer, names_in
 from promoterd.overlay import activation, beneath, xattrs
+from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.fitness_of_layers import layer_findings
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
-from promoterd.overlay.syscalls import Statx
 from promoterd.paths import ancestors, is_below, join, parent, show
 from promoterd.provenance import decode
 
@@ -194,15 +194,9 @@ class LayerBackend(Backend):
         """The files half."""
         return layers.metadata[0]
 
-    def differs(self, shadow: os.stat_result, now: Statx) -> bool:
+    def differs(self, shadow: os.stat_result, now: os.stat_result) -> bool:
         """In the layer nobody but us has changed anything."""
-        return (now.size, now.mtime_ns, now.mode, now.uid, now.gid) != (
-            shadow.st_size,
-            shadow.st_mtime_ns,
-            shadow.st_mode,
-            shadow.st_uid,
-            shadow.st_gid,
-        )
+        return not entries.is_current(shadow, Attributes.of(now))
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """Directories with provenance in the rest half, and their ancestors."""
