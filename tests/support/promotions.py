@@ -100,7 +100,7 @@ class Bench:
         marked = self.mark(path, **terms)
         self.activate()
         for directory in marked:
-            assert self.on_disk(directory).in_effect is True, directory
+            assert self.on_disk(directory).in_effect is not False, directory
         return marked
 
     def on_disk(self, path: bytes) -> OnDisk:

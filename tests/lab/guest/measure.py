@@ -140,7 +140,8 @@ class Measurement:
         say(f"{state}: {len(complete)} directories complete, {reader.requests} requests of the reader")
         lacking = {*self._promoted, *_READ} - set(complete)
         if lacking or reader.requests < _LEAST_REQUESTS:
-            raise RuntimeError(f"{len(lacking)} directories are not complete ({sorted(lacking)[:5]}), or nobody read")
+            why = {path: promoter.fate(path) for path in sorted(lacking)[:5]}
+            raise RuntimeError(f"{len(lacking)} directories are not complete ({why}), or nobody read")
         self._state(state, overlay.mountpoint, overlay)
         self.noent_in_complete += self._missing_in(overlay, complete)
         say(f"{state}: is the view what the server has?")

@@ -16,6 +16,7 @@ from promoterd.backends import base as backends
 from promoterd.backends.choice import verdicts
 from promoterd.overlay import probe
 from promoterd.overlay.mounts import overlay_at
+from promoterd.paths import show
 from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import OPAQUE, assert_marks_are_sound, xattr
@@ -100,6 +101,11 @@ class Promoter:
         rest = self.overlay.metadata[1]
         found = (os.path.relpath(directory, rest) for directory, _, _ in os.walk(rest))
         return sorted(os.fsdecode(path) for path in found if xattr(self.overlay.in_rest(path), OPAQUE))
+
+    def fate(self, directory: str) -> str:
+        """What the daemon's log says of a directory, since its last start."""
+        path = os.fsencode(directory)
+        return f"{self.daemon.states().get(show(path), 'cold')}, {self.daemon.reason(path)}"
 
     def _are_marked(self, directories: Sequence[str]) -> bool:
         """The daemon finds them first, which takes a while on a large share."""
