@@ -1,5 +1,6 @@
 """The commands and their options. Each imports what it needs when it is called, so that the service stays small."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -41,6 +42,14 @@ SomeMount = Annotated[str | None, typer.Argument(metavar="MOUNT", help="One moun
 Directory = Annotated[
     str, typer.Argument(metavar="PATH", help="A directory on a mount: absolute, or relative to where you are.")
 ]
+
+
+class DemoBackend(StrEnum):
+    """Backends that the demonstration can show."""
+
+    AUTO = "auto"
+    LAYER = "layer"
+    OPAQUE = "opaque"
 
 
 def _version(asked: bool) -> None:
@@ -222,8 +231,13 @@ def reload(config: Config = None, socket: Socket = None, as_json: Json = False) 
 
 
 @app.command()
-def demo(as_json: Json = False) -> int:
+def demo(
+    backend: Annotated[
+        DemoBackend, typer.Option(help="With which backend; auto takes the best that this kernel has.")
+    ] = DemoBackend.AUTO,
+    as_json: Json = False,
+) -> int:
     """Show what it is good for. On a file system that counts what it is asked; changes nothing on this machine."""
     from promoterd.cli.checking import run_demonstration
 
-    return run_demonstration(as_json=as_json)
+    return run_demonstration(backend=backend.value, as_json=as_json)

@@ -59,7 +59,7 @@ def _expected(config: str | None) -> dict[bytes, "Expected"]:
     return {mount.mountpoint_bytes: mount.expect for mount in policy.mounts}
 
 
-def run_demonstration(*, as_json: bool) -> int:
+def run_demonstration(*, backend: str, as_json: bool) -> int:
     """Raises PromoterdError where something that the demonstration needs is not installed."""
     try:
         from promoterd.demo.run import run_demo
@@ -70,4 +70,4 @@ def run_demonstration(*, as_json: bool) -> int:
             f"the demonstration needs {error.name}, which is not installed",
             hint="`make demo` installs it, or `pip install 'promoterd[demo]'`",
         ) from error
-    return run_demo(as_json=as_json)
+    return run_demo(backend=backend, as_json=as_json)

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -17,6 +18,7 @@ from promoterd.demo import tree
 from promoterd.demo.lower import CountingLower
 from promoterd.errors import DemoFailed
 from promoterd.overlay import syscalls
+from promoterd.overlay.mounts import FILES, REST
 
 OPTIONS = "metacopy=on,redirect_dir=on,index=off,xino=off"
 """What the opaque backend needs; with xino a readdir of a copied-up directory would look up every entry in lower."""
@@ -30,11 +32,26 @@ class Stage:
 
     base: bytes
     share: tree.Share
-    lower: CountingLower
+    lowers: tuple[CountingLower, ...]
+    """What the overlay asks: the server, and with a metadata layer once more for data."""
     mountpoint: bytes
     upper: bytes
     work: bytes
     options: str
+
+    def set_latency(self, microseconds: int) -> None:
+        """Hold every request for so long."""
+        for lower in self.lowers:
+            lower.set_latency(microseconds)
+
+    def reset(self) -> None:
+        """Count from here."""
+        for lower in self.lowers:
+            lower.reset()
+
+    def counts(self) -> Counter[str]:
+        """Requests by kind since the last :meth:`reset`."""
+        return sum((Counter(lower.counts()) for lower in self.lowers), Counter())
 
     def cool(self) -> None:
         """Make the overlay forget what it has looked up, by a no-op reconfigure; what it is built on keeps its own."""
@@ -46,8 +63,12 @@ class Stage:
 
 
 @contextlib.contextmanager
-def stage(*, latency_us: int = 1000, options: str = OPTIONS, below: str | None = None) -> Iterator[Stage]:
+def stage(
+    *, latency_us: int = 1000, options: str = OPTIONS, below: str | None = None, layered: bool = False
+) -> Iterator[Stage]:
     """Set up in a new directory (in ``below``, else in TMPDIR), and undo everything, whatever happens.
+
+    ``layered``: with a metadata layer, as ``promoterd layout`` lays it out.
 
     SIGTERM ends the block as SIGINT does: by an exception. Raises DemoFailed, also when it cannot be set up.
     """
@@ -61,9 +82,20 @@ def stage(*, latency_us: int = 1000, options: str = OPTIONS, below: str | None =
         for name in ("lower", "mount", "upper", "work"):
             os.mkdir(f"{base}/{name}")
         shutil.copystat(share.root, f"{base}/upper".encode())  # the root of an overlay looks as that of its upper layer
-        lower = stack.enter_context(CountingLower(share.root, f"{base}/lower", latency_us=latency_us, xattrs=True))
+        lowerdir = f"{base}/lower"
+        names = ["lower"]
+        if layered:
+            names.append("data")
+            halves = [f"{base}/layer/{os.fsdecode(name)}" for name in (FILES, REST)]
+            for directory in (f"{base}/data", *halves):
+                os.makedirs(directory)
+            lowerdir = f"{halves[0]}:{halves[1]}:{base}/lower::{base}/data"
+        lowers = [
+            stack.enter_context(CountingLower(share.root, f"{base}/{name}", latency_us=latency_us, xattrs=True))
+            for name in names
+        ]
         mountpoint = f"{base}/mount".encode()
-        data = f"lowerdir={base}/lower,upperdir={base}/upper,workdir={base}/work,{options}"
+        data = f"lowerdir={lowerdir},upperdir={base}/upper,workdir={base}/work,{options}"
         try:
             syscalls.mount(b"promoterd-demo", mountpoint, b"overlay", 0, data.encode())
         except OSError as error:
@@ -72,7 +104,9 @@ def stage(*, latency_us: int = 1000, options: str = OPTIONS, below: str | None =
                 hint=f"{tempfile.gettempdir()} must not lie on an overlay itself; set TMPDIR to a local disk",
             ) from None
         stack.callback(_unmount, mountpoint)
-        yield Stage(base.encode(), share, lower, mountpoint, f"{base}/upper".encode(), f"{base}/work".encode(), options)
+        yield Stage(
+            base.encode(), share, tuple(lowers), mountpoint, f"{base}/upper".encode(), f"{base}/work".encode(), options
+        )
 
 
 @contextlib.contextmanager
@@ -111,7 +145,7 @@ def _unmount(mountpoint: bytes) -> None:
 
 def _remove(base: str) -> None:
     """Remove the directory, but never through a mount that could not be undone."""
-    for name in ("lower", "mount"):
+    for name in ("lower", "data", "mount"):
         if os.path.ismount(f"{base}/{name}"):
             return
     shutil.rmtree(os.fsencode(base), ignore_errors=True)

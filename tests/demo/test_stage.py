@@ -11,6 +11,10 @@ import pytest
 from promoterd.demo import view
 from promoterd.demo.stage import stage
 from promoterd.errors import DemoFailed
+from promoterd.overlay import probe
+from promoterd.overlay.fitness import is_fit
+from promoterd.overlay.fitness_of_layers import layer_findings
+from promoterd.overlay.mounts import overlay_at
 from support import leftovers
 
 pytestmark = pytest.mark.needs("root", "fuse", "overlay")
@@ -24,9 +28,9 @@ def test_the_overlay_shows_the_share_and_nothing_stays(tmp_path: Path) -> None:
         os.link(made.mountpoint + b"/apps/atlas/1.4.0/lib/libr00_00.so.1", made.mountpoint + b"/linked")
         assert os.getxattr(made.upper + b"/linked", "trusted.overlay.metacopy") == b""
         made.cool()
-        made.lower.reset()
+        made.reset()
         assert not os.path.exists(made.mountpoint + b"/apps/missing")
-        assert made.lower.counts()["LOOKUP_NEGATIVE"] == 1
+        assert made.counts()["LOOKUP_NEGATIVE"] == 1
     assert os.listdir(tmp_path) == []
 
 
@@ -68,4 +72,14 @@ def test_an_overlay_that_cannot_be_mounted_is_one_clear_error(tmp_path: Path) ->
     with pytest.raises(DemoFailed, match="cannot be mounted") as failed:
         unmountable.__enter__()
     assert "TMPDIR" in str(failed.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_with_a_metadata_layer_the_data_come_from_a_lower_layer_of_their_own(tmp_path: Path) -> None:
+    with stage(latency_us=0, below=str(tmp_path), layered=True) as made:
+        assert view.differences(view.snapshot(made.share.root), view.snapshot(made.mountpoint)) == []
+        assert len(leftovers.mounts_below(str(tmp_path))) == 3
+        assert len(made.lowers) == 2
+        overlay = overlay_at(made.mountpoint)
+        assert is_fit(layer_findings(overlay, probe.gather(overlay)))
     assert os.listdir(tmp_path) == []
