@@ -136,7 +136,7 @@ class Staging:
     def attributes(self, home: Home, path: bytes) -> tuple[Attributes, entries.Xattrs | None]:
         """What the directory itself is to look like. Raises OSError."""
         copied = self.plan.demands[path].copy_xattrs
-        found, extra = lower_attributes(home.layers, path, with_xattrs=copied)
+        found, extra = lower_attributes(home.layers, path, with_xattrs=copied, force_sync=False)
         return found, extra if copied else None
 
     @contextmanager
