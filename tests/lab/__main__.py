@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lab import commands, plots, report, thresholds
 from lab.errors import LabError
-from lab.jobs import Job, Lab, measuring, rebooting, testing
+from lab.jobs import Job, Lab, measuring, racing, rebooting, testing
 from lab.kernel import SERIES, fetch
 from lab.machine import QEMU
 from lab.results import Results
@@ -40,6 +40,9 @@ def main(  # noqa: PLR0913 - the options of a command
     short: Annotated[bool, typer.Option("--short", help="A sixth of the share, and NFS 4.2 only.")] = False,
     measure: Annotated[bool, typer.Option(help="Measure.")] = True,
     test: Annotated[bool, typer.Option(help="Run the tests in the guest.")] = True,
+    race: Annotated[
+        bool, typer.Option("--race", help="Time the metadata layer against a local disk, and chown.")
+    ] = False,
     select: Annotated[str, typer.Option("-k", help="Only these tests in the guest.")] = "",
     docs: Annotated[bool, typer.Option("--docs", help="Bring docs/benchmarks.md up to date.")] = False,
 ) -> None:
@@ -50,6 +53,8 @@ def main(  # noqa: PLR0913 - the options of a command
     jobs: list[Job] = []
     if measure:
         jobs += [measuring(version, options, 20 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
+    if race:
+        jobs.append(racing(latency, 20 * _MINUTE))
     if test:
         jobs.append(testing(select, 12 * _MINUTE, thorough=not short))
         if not select:

@@ -36,6 +36,11 @@ def measuring(nfs: str, options: Sequence[str], seconds: float) -> Job:
     return Job(f"measure-{nfs}", [shlex.join(["python3", "-m", "lab.guest.measure", "--nfs", nfs, *options])], seconds)
 
 
+def racing(latency: float, seconds: float) -> Job:
+    """Times as ratios within one boot, see :mod:`lab.guest.race`."""
+    return Job("race", [shlex.join(["python3", "-m", "lab.guest.race", "--latency", str(latency or 1.0)])], seconds)
+
+
 def testing(names: str, seconds: float, *, thorough: bool) -> Job:
     """The tests that run in one boot; only those that pytest's ``-k`` finds, if there are names."""
     selected = ["-k", names] if names else []
