@@ -19,11 +19,11 @@ from support.promotions import (
     allow,
     assert_marks_are_sound,
     assert_same_view,
-    lower_names,
     scratch_leftovers,
     upper_directories,
 )
 from support.rich import add_socket, rich_tree
+from support.soundness import lower_names
 from support.trees import Directory, files
 
 LIB = b"opt/lib"

@@ -18,7 +18,8 @@ from promoterd.overlay import probe
 from promoterd.overlay.mounts import overlay_at
 from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.overlays import MountedOverlay
-from support.promotions import OPAQUE, assert_marks_are_sound, xattr
+from support.promotions import assert_marks_are_sound
+from support.soundness import OPAQUE, xattr
 
 PATIENCE = 600.0
 _QUIET = 4.0
