@@ -59,14 +59,16 @@ def directories_of(half: bytes) -> Iterator[bytes]:
             yield path
 
 
-def assert_layer_is_sound(mounted: MountedOverlay) -> list[bytes]:
+def assert_layer_is_sound(mounted: MountedOverlay, *, settled: bool = True) -> list[bytes]:
     """I1 on a metadata layer as it lies there; returns the directories that are complete, parents first.
 
     What is complete has every name of lower, in the right half and of the right type and size; what is a stub leads to
-    the place that it stands at; and every directory with files stands in the other half as well.
+    the place that it stands at; and every directory with files stands in the other half as well, but (without
+    ``settled``) between a crash and the next start.
     """
     for path in directories_of(mounted.in_files("").rstrip(b"/")):
-        _assert_is_files_half(mounted, path)
+        assert not settled or os.path.isdir(mounted.in_rest(path)), f"{path!r} has files, and no twin"
+        _assert_is_files_half(mounted, path, settled=settled)
     marked = []
     for path in directories_of(mounted.in_rest("").rstrip(b"/")):
         here = mounted.in_rest(path)
@@ -82,9 +84,8 @@ def assert_layer_is_sound(mounted: MountedOverlay) -> list[bytes]:
     return marked
 
 
-def _assert_is_files_half(mounted: MountedOverlay, path: bytes) -> None:
+def _assert_is_files_half(mounted: MountedOverlay, path: bytes, *, settled: bool) -> None:
     here = mounted.in_files(path)
-    assert os.path.isdir(mounted.in_rest(path)), f"{path!r} has files, and no twin"
     assert [name for name in os.listxattr(here) if name.startswith("trusted.overlay.")] == []
     first: dict[int, set[bytes | None]] = {}
     for name in os.listdir(here):
@@ -99,7 +100,7 @@ def _assert_is_files_half(mounted: MountedOverlay, path: bytes) -> None:
         redirect = xattr(file, REDIRECT)
         assert redirect is not None
         assert redirect.startswith(b"/" + path + b"/"), f"{path + b'/' + name!r} leads to {redirect!r}"
-        if status.st_nlink == 1:
+        if settled and status.st_nlink == 1:
             assert redirect == b"/" + path + b"/" + name, f"{path + b'/' + name!r} leads to {redirect!r}"
         first.setdefault(status.st_ino, set()).add(redirect)
     assert all(len(found) == 1 for found in first.values())

@@ -214,7 +214,7 @@ class LayerBackend(Backend):
             with Home(layers) as home:
                 stub = self._stub(layers, path)
                 graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay), stub=stub)
-            activation.reconfigure(self.overlay)
+        activation.reconfigure(self.overlay)  # what was taken out may be all that the kernel remembers
         return len(marked)
 
     def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
