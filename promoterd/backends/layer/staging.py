@@ -18,6 +18,7 @@ from promoterd.backends.layer import entries
 from promoterd.backends.layer.home import Home, fresh_name, remove_tree
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.planning import LayerPlan
+from promoterd.backends.layer.verifying import verify_shadows
 from promoterd.overlay import beneath, mounts, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.listing import Layers
@@ -120,6 +121,11 @@ class Staging:
         if not staged.in_place:
             with self._home() as home, self.opened(home) as place:
                 self._adopt_children(place, staged)
+                with (
+                    beneath.opened(place, staged.files.encode(), beneath.READ_DIRECTORY) as files,
+                    beneath.opened(place, staged.rest.encode(), beneath.READ_DIRECTORY) as rest,
+                ):
+                    verify_shadows(files, rest, directory)
                 self._finish(home, place, staged)
 
     def provenance(self, directory: PlannedDirectory) -> bytes:

@@ -1,6 +1,7 @@
-"""Verification: a second listing, with the same stamps before and after it, has the names that were built (R8)."""
+"""Verification: a second listing with equal stamps has the names of the first, and each of them was built (R8)."""
 
 import os
+import stat
 from collections.abc import Iterator
 
 from promoterd.backends.base import Busy, PlannedDirectory
@@ -25,6 +26,16 @@ def verify_names(layers: Layers, directory: PlannedDirectory) -> None:
     if missing:
         raise _changed(directory)
     _check_stamps(layers, directory)
+
+
+def verify_shadows(files: int, rest: int, directory: PlannedDirectory) -> None:
+    """Raise Busy where a name of the listing is not in the half that it belongs in; both are open to be read."""
+    modes = directory.listing.entries
+    missing = set(modes)
+    for half, regular in ((files, True), (rest, False)):
+        missing.difference_update(name for name in os.listdir(half) if stat.S_ISREG(modes.get(name, 0)) is regular)
+    if missing:
+        raise Busy(path=show(directory.path), reason=f"{len(missing)} of its entries have no shadow")
 
 
 def _names(layers: Layers, directory: PlannedDirectory) -> Iterator[str]:
