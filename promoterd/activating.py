@@ -51,7 +51,8 @@ async def _activate(mount: Mounted) -> Activated:
         await mount.run(activation.reconfigure, mount.overlay)
         after = await _inodes(mount, waiting)
         for path in waiting:
-            await _judge(mount, path, active, pinned, is_new=before.get(path) != after.get(path))
+            seen = (before.get(path), after.get(path))
+            await _judge(mount, path, active, pinned, is_new=None not in seen and seen[0] != seen[1])
         kept = await mount.with_layers(mount.backend.sweep)
     finally:
         await mount.hear([path for path in waiting if path not in pinned])

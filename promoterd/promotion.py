@@ -135,7 +135,7 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
         finally:
             if not marked:
                 mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
-                await _look_after_open(mount, closure)
+                await _look_after(mount, closure)
     entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
     now = mount.clock()
     for directory in marked:
@@ -159,13 +159,14 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     return Promotion(path, Outcome.MARKED, tuple(marked), plan.entries, broken_hardlinks=tuple(plan.broken_hardlinks))
 
 
-async def _look_after_open(mount: Mounted, paths: Sequence[bytes]) -> None:
-    """What was begun in place answers for lower already, so that it has to stay true to it (R1, R8)."""
+async def _look_after(mount: Mounted, paths: Sequence[bytes]) -> None:
+    """What was begun in place, or completed before it stopped, answers for lower: it has to stay so (R1, R8)."""
     if not mount.backend.resyncs:
         return
     with suppress(PromoterdError, PoolClosed, OSError):
         for path in paths:
-            if (await mount.with_layers(partial(mount.backend.on_disk, path=path))).mark is MarkState.OPEN:
+            found = await mount.with_layers(partial(mount.backend.on_disk, path=path))
+            if found.mark in {MarkState.OPEN, MarkState.OURS}:
                 await settle(mount, path)
 
 
@@ -196,6 +197,9 @@ async def resync(mount: Mounted, path: bytes) -> bool:
             await _check_space(mount, path)
             await _shadow(mount, plan, None)
             marked = await _complete(mount, plan)
+        except BaseException:
+            mount.unsettled = True  # it may be no mark any more, or in line in part
+            raise
         finally:
             await mount.run(mount.backend.abandon, plan)
     finally:
@@ -292,7 +296,8 @@ async def _check_space(mount: Mounted, path: bytes) -> None:
 def _failed(mount: Mounted, path: bytes, error: Exception) -> Promotion:
     """A failure is tried again: a server may recover, and a full upper layer be cleared."""
     full = isinstance(error, OSError) and error.errno in _FULL
-    what = "the upper file system is full" if full else str(error)
+    where = "upper" if mount.backend.place == mount.overlay.upper else "layer's"
+    what = f"the {where} file system is full" if full else str(error)
     failure = Busy(path=show(path), reason=what)
     _settle(mount, path, State.FAILED, failure, mount.clock() + _backoff(mount, path))
     mount.log.warning("promotion_failed", path=show(path), reason=what)

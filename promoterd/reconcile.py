@@ -36,12 +36,16 @@ async def reconcile(mount: Mounted, *, rebuild: bool) -> list[bytes]:
             await mount.with_layers(partial(mount.backend.finish_promotion, path=entry.path))
             candidates.update((await mount.with_layers(partial(mount.backend.traces, path=entry.path))).marked)
     if rebuild:
+        await mount.with_layers(partial(mount.backend.finish_promotion, path=b""))
         traces = await mount.with_layers(partial(mount.backend.traces, path=b""))
         candidates.update(traces.marked)
         mount.follow(traces.followed)
         mount.log.info("rebuilt", marked=len(traces.marked), reason="the ledger knows nothing of this upper layer")
     for path in sorted(candidates):
         await settle(mount, path)
+        if not mount.book.is_marked(path):  # what removed its mark may have been interrupted
+            await mount.with_layers(partial(mount.backend.finish_promotion, path=path))
+    mount.unsettled = mount.backend.resyncs  # as may what brings such work into effect
     await mount.with_layers(mount.backend.sweep)
     mount.upper_ledger.finish(b"", *(entry.path for entry in interrupted))
     return again

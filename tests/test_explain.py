@@ -10,7 +10,7 @@ from promoterd.explain import explain
 from promoterd.promotion import promote
 from support.mounts import taken
 from support.overlays import MountedOverlay
-from support.promotions import REDIRECT
+from support.soundness import REDIRECT
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -19,7 +19,7 @@ from promoterd.pool import PoolClosed
 from promoterd.rechecking import Rechecker
 from support.mounts import taken
 from support.overlays import MountedOverlay
-from support.promotions import REDIRECT
+from support.soundness import REDIRECT
 from support.trees import Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

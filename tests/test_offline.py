@@ -20,8 +20,9 @@ from promoterd.overlay.mounts import overlay_at
 from promoterd.states import State
 from support.commands import promoterd
 from support.overlays import MountedOverlay, unmount
-from support.promotions import Bench, assert_marks_are_sound, assert_same_view, xattr
+from support.promotions import Bench, assert_marks_are_sound, assert_same_view
 from support.sites import Site
+from support.soundness import xattr
 from support.trees import files
 
 LIB, SUB = b"opt/lib", b"opt/lib/sub"

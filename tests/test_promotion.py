@@ -17,7 +17,8 @@ from promoterd.reconcile import reconcile
 from promoterd.states import State
 from support.mounts import taken
 from support.overlays import MountedOverlay
-from support.promotions import REDIRECT, assert_marks_are_sound, assert_same_view, scratch_leftovers, view_of
+from support.promotions import assert_marks_are_sound, assert_same_view, scratch_leftovers, view_of
+from support.soundness import REDIRECT
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -14,7 +14,6 @@ from promoterd.overlay.ghosts import remove_ghost
 from support.crashing import run_and_kill
 from support.overlays import MountedOverlay
 from support.promotions import (
-    PROVENANCE,
     SCRATCH,
     Bench,
     View,
@@ -22,8 +21,8 @@ from support.promotions import (
     assert_same_view,
     scratch_leftovers,
     upper_directories,
-    xattr,
 )
+from support.soundness import PROVENANCE, xattr
 from support.trees import OLD, Directory, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

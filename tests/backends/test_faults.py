@@ -11,15 +11,14 @@ from promoterd.overlay import copyup, rolls
 from promoterd.overlay.listing import Layers
 from support.overlays import MountedOverlay
 from support.promotions import (
-    PROVENANCE,
     SCRATCH,
     Bench,
     assert_marks_are_sound,
     assert_same_view,
     scratch_leftovers,
     upper_directories,
-    xattr,
 )
+from support.soundness import PROVENANCE, xattr
 from support.trees import Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -14,7 +14,8 @@ from promoterd.overlay import mounts, probe
 from promoterd.overlay.fitness import is_fit
 from promoterd.overlay.listing import Layers
 from support.overlays import MountedOverlay
-from support.promotions import OPAQUE, PROVENANCE, Bench, allow, assert_same_view, upper_directories, xattr
+from support.promotions import Bench, allow, assert_same_view, upper_directories
+from support.soundness import OPAQUE, PROVENANCE, xattr
 from support.trees import Hardlink, files
 
 MakeOverlay = Callable[..., MountedOverlay]

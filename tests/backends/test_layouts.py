@@ -8,17 +8,9 @@ import pytest
 
 from promoterd.backends.base import MarkState
 from support.overlays import MountedOverlay
-from support.promotions import (
-    METACOPY,
-    REDIRECT,
-    Bench,
-    allow,
-    assert_marks_are_sound,
-    assert_same_view,
-    is_whiteout,
-    xattr,
-)
+from support.promotions import Bench, allow, assert_marks_are_sound, assert_same_view
 from support.rich import add_socket, rich_tree
+from support.soundness import METACOPY, REDIRECT, is_whiteout, xattr
 from support.trees import OLD, Device, Directory, File, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -20,7 +20,8 @@ from promoterd.errors import Refused
 from promoterd.overlay import copyup
 from support import mutator
 from support.overlays import MountedOverlay
-from support.promotions import OPAQUE, Bench, assert_marks_are_sound, assert_same_view, scratch_leftovers, xattr
+from support.promotions import Bench, assert_marks_are_sound, assert_same_view, scratch_leftovers
+from support.soundness import OPAQUE, xattr
 from support.trees import Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -16,15 +16,8 @@ from promoterd.backends.obstacles import TooYoung
 from promoterd.errors import Refused
 from promoterd.overlay import mounts, syscalls
 from support.overlays import OPTIONS, MountedOverlay
-from support.promotions import (
-    REDIRECT,
-    Bench,
-    allow,
-    assert_marks_are_sound,
-    assert_same_view,
-    upper_directories,
-    xattr,
-)
+from support.promotions import Bench, allow, assert_marks_are_sound, assert_same_view, upper_directories
+from support.soundness import REDIRECT, xattr
 from support.trees import OLD, Directory, File, Hardlink, Symlink, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -20,7 +20,8 @@ from promoterd.errors import Refused
 from promoterd.overlay import activation, rolls, xattrs
 from promoterd.overlay.listing import Layers
 from support.overlays import MountedOverlay
-from support.promotions import OPAQUE, PROVENANCE, Bench, assert_marks_are_sound, assert_same_view, is_whiteout, xattr
+from support.promotions import Bench, assert_marks_are_sound, assert_same_view
+from support.soundness import OPAQUE, PROVENANCE, is_whiteout, xattr
 from support.trees import OLD, Directory, Symlink, Tree, files
 
 LIB = b"opt/lib"

@@ -15,8 +15,9 @@ from contextlib import contextmanager
 from promoterd.demo.view import differences, snapshot
 from support.commands import environment, promoterd
 from support.daemons import RunningDaemon, wait_for
-from support.promotions import assert_marks_are_sound, is_whiteout
+from support.promotions import assert_marks_are_sound
 from support.sites import Site
+from support.soundness import is_whiteout
 from support.trees import files
 
 

@@ -13,8 +13,9 @@ import pytest
 from promoterd.demo.view import differences, snapshot
 from support.commands import Ran, environment, on_a_terminal, promoterd
 from support.daemons import sleeping_process, wait_for
-from support.promotions import assert_marks_are_sound, xattr
+from support.promotions import assert_marks_are_sound
 from support.sites import Site
+from support.soundness import xattr
 from support.trees import files
 
 SCRATCH = b".promoterd"

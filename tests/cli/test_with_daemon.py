@@ -15,8 +15,9 @@ from promoterd.ledger import DirectoryRecord, Ledger
 from promoterd.states import State
 from support.commands import Ran, environment, on_a_terminal, promoterd
 from support.daemons import RunningDaemon, wait_for
-from support.promotions import assert_marks_are_sound, xattr
+from support.promotions import assert_marks_are_sound
 from support.sites import Site
+from support.soundness import xattr
 from support.trees import files
 
 OPAQUE = "trusted.overlay.opaque"

@@ -15,7 +15,8 @@ import pytest
 from promoterd.demo.view import differences
 from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
 from support.overlays import MountedOverlay
-from support.promotions import PROVENANCE, assert_same_view, view_below, view_of, xattr
+from support.promotions import assert_same_view, view_below, view_of
+from support.soundness import PROVENANCE, xattr
 from support.trees import File, Symlink
 
 LIB, SUB, OTHER = b"apps/v1/lib", b"apps/v1/lib/sub", b"apps/v2/lib"

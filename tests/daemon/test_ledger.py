@@ -12,7 +12,8 @@ from promoterd.errors import Refused
 from promoterd.overlay import syscalls
 from support.daemons import RunningDaemon, mount_policy, use
 from support.overlays import MountedOverlay, unmount
-from support.promotions import OPAQUE, SCRATCH, assert_marks_are_sound, assert_same_view, view_of, xattr
+from support.promotions import SCRATCH, assert_marks_are_sound, assert_same_view, view_of
+from support.soundness import OPAQUE, xattr
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]

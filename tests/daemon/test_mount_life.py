@@ -16,7 +16,8 @@ from promoterd.errors import AlreadyLocked, PromoterdError
 from promoterd.overlay import syscalls
 from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
 from support.overlays import MountedOverlay, unmount
-from support.promotions import REDIRECT, SCRATCH, assert_marks_are_sound, view_of
+from support.promotions import SCRATCH, assert_marks_are_sound, view_of
+from support.soundness import REDIRECT
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]

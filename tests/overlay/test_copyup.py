@@ -12,8 +12,8 @@ import pytest
 from promoterd.demo.view import Entry, snapshot
 from promoterd.overlay.copyup import copy_up, copy_up_by_times, explain_failure
 from support.overlays import MountedOverlay
-from support.promotions import METACOPY, REDIRECT, xattr
 from support.rich import add_socket, rich_tree
+from support.soundness import METACOPY, REDIRECT, xattr
 from support.trees import Hardlink, Symlink, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -10,16 +10,9 @@ import pytest
 
 from promoterd.overlay.ghosts import Removed, remove_ghost
 from support.overlays import MountedOverlay
-from support.promotions import (
-    OPAQUE,
-    PROVENANCE,
-    SCRATCH,
-    Bench,
-    assert_same_view,
-    scratch_leftovers,
-    xattr,
-)
+from support.promotions import SCRATCH, Bench, assert_same_view, scratch_leftovers
 from support.rich import add_socket, rich_tree
+from support.soundness import OPAQUE, PROVENANCE, xattr
 from support.trees import OLD, Directory, Fifo, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -15,7 +15,8 @@ from promoterd.overlay.shadows import (
     stale_shadows,
 )
 from support.overlays import MountedOverlay
-from support.promotions import OPAQUE, Bench, readable
+from support.promotions import Bench, readable
+from support.soundness import OPAQUE
 from support.trees import OLD, Device, Fifo, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

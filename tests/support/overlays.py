@@ -150,9 +150,9 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
     With ``counting`` each lower layer is a counting file system, whose three timeouts are all ``timeouts`` seconds;
     ``log`` makes it write its requests to ``base/lowerN.log``. ``upper_fs`` other than "dir" puts the upper layer on
     a fresh file system of ``upper_size`` bytes. ``layered`` puts a metadata layer of ours above the lower layers, and
-    each of them below as a data layer once more, through a file system of its own (which needs ``counting``).
+    each of them below as a data layer once more, through a (counting) file system of its own, as it has to be.
     """
-    need("root", "overlay", *(["fuse"] if counting else []))
+    need("root", "overlay", *(["fuse"] if counting or layered else []))
     trees = [lowers] if isinstance(lowers, Mapping) else list(lowers) or [{}]
     with ExitStack() as stack:
         os.makedirs(base + b"/mnt")
@@ -166,7 +166,7 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
         data_layers += [source + b".data" for source in sources if layered]
         countings = []
         for source, layer in zip(sources * 2, layers + data_layers[len(data_lowers) :], strict=False):
-            if counting:
+            if layer != source:
                 os.mkdir(layer)
                 lower = CountingLower(
                     source,
@@ -193,11 +193,11 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
             home + b"/upper",
             home + b"/work",
             options,
-            countings[: len(sources)],
+            countings[: len(sources)] if counting else [],
             stack.pop_all(),
             data_layers,
             metadata,
-            countings[len(sources) :],
+            countings[len(sources) if counting else 0 :],
         )
         try:
             return made.mount() if mount else made

@@ -16,11 +16,19 @@ from promoterd.overlay import activation, mounts
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.scratch import Scratch
 from support.overlays import MountedOverlay
+from support.soundness import (
+    METACOPY,
+    OPAQUE,
+    PROVENANCE,
+    REDIRECT,
+    assert_layer_is_sound,
+    lower_names,
+    stage_leftovers,
+    xattr,
+)
 
 SCRATCH = b".promoterd"
-OPAQUE, METACOPY = "trusted.overlay.opaque", "trusted.overlay.metacopy"
-REDIRECT, ORIGIN = "trusted.overlay.redirect", "trusted.overlay.origin"
-PROVENANCE = "trusted.overlay.promoterd.mark"
+ORIGIN = "trusted.overlay.origin"
 
 NOT_COPIED_UP = ("trusted.SGI_ACL_", "system.nfs4_acl")
 """Other forms in which xfs and NFS 4 show a mode and an ACL; no local file system takes them over."""
@@ -28,17 +36,12 @@ NOT_COPIED_UP = ("trusted.SGI_ACL_", "system.nfs4_acl")
 View = dict[bytes, Entry]
 
 
-def xattr(path: bytes, name: str) -> bytes | None:
-    """An attribute, or None."""
-    try:
-        return os.getxattr(path, name, follow_symlinks=False)
-    except OSError:
-        return None
-
-
 def allow(**demands: Any) -> Callable[[bytes], DirectoryTerms]:
-    """The same demands on every directory; nothing that exists now is too young, unless they say so."""
+    """The same demands on every directory; nothing that exists now is too young, and no ancestor is to be complete,
+    unless they say so.
+    """
     demands.setdefault("oldest_allowed_ns", time.time_ns() + 1_000_000_000)
+    demands.setdefault("chain", False)
     return lambda _: DirectoryTerms(**demands)
 
 
@@ -66,8 +69,9 @@ class Bench:
         self.backend: Backend = base.load(self._name)(
             self.overlay, scratch=SCRATCH, batch=self._batch, lanes=self._lanes
         )
-        with self.layers() as layers:
-            Scratch(SCRATCH).ensure(layers.root, layers.upper, layers.lowers)
+        if self.backend.uses_scratch:
+            with self.layers() as layers:
+                Scratch(SCRATCH).ensure(layers.root, layers.upper, layers.lowers)
 
     def layers(self) -> Layers:
         return Layers(self.overlay)
@@ -88,20 +92,55 @@ class Bench:
 
     def mark(self, path: bytes, **terms: Any) -> list[bytes]:
         """Plan, shadow and complete."""
-        plan = self.plan(path, **terms)
-        self.shadow(plan)
-        return self.backend.complete(plan)
+        return self._do(self.plan(path, **terms))
+
+    def resync(self, path: bytes, **demands: Any) -> list[bytes]:
+        """Bring a complete or open directory in line with the server."""
+        with self.layers() as layers:
+            plan = self.backend.resync(layers, path, Terms(1_000_000, recursive=True, of=allow(**demands)))
+        return self._do(plan)
+
+    def _do(self, plan: Plan) -> list[bytes]:
+        try:
+            self.shadow(plan)
+            return self.backend.complete(plan)
+        finally:
+            self.backend.abandon(plan)
 
     def activate(self) -> None:
         activation.reconfigure(self.overlay)
 
+    def activated(self, paths: Collection[bytes]) -> dict[bytes, bool | None]:
+        """Activate, and tell of each directory whether that is known to have taken effect."""
+        before = self._inodes(paths)
+        self.activate()
+        after = self._inodes(paths)
+        found = {path: self.on_disk(path).in_effect for path in paths}
+        if self.backend.effect_shows_in_inode:
+            return {path: before[path] != after[path] if known is None else known for path, known in found.items()}
+        return found
+
+    def _inodes(self, paths: Collection[bytes]) -> dict[bytes, int]:
+        return {path: os.stat(self.mounted.at(path)).st_ino for path in paths}
+
     def promote(self, path: bytes, **terms: Any) -> list[bytes]:
         """:meth:`mark`, and activate; every directory must then be known to be in effect."""
         marked = self.mark(path, **terms)
-        self.activate()
-        for directory in marked:
-            assert self.on_disk(directory).in_effect is not False, directory
+        for directory, in_effect in self.activated(marked).items():
+            assert in_effect is True, directory
         return marked
+
+    def places(self, path: bytes | str) -> list[bytes]:
+        """Where the shadows of a directory's entries are."""
+        if self.mounted.metadata:
+            return [self.mounted.in_files(path), self.mounted.in_rest(path)]
+        return [self.mounted.in_upper(path)]
+
+    def leftovers(self) -> list[bytes]:
+        """What was prepared, and put nowhere."""
+        if self.mounted.metadata:
+            return stage_leftovers(self.mounted)
+        return scratch_leftovers(self.mounted)
 
     def on_disk(self, path: bytes) -> OnDisk:
         with self.layers() as layers:
@@ -148,43 +187,13 @@ def upper_directories(mounted: MountedOverlay) -> Iterable[bytes]:
             yield b"" if path == b"." else path
 
 
-def is_whiteout(path: bytes) -> bool:
-    status = os.lstat(path)
-    return stat.S_ISCHR(status.st_mode) and not status.st_rdev
-
-
-def lower_names(mounted: MountedOverlay, path: bytes) -> set[bytes]:
-    """The names that the lower layers merge at ``path``; whiteouts and opaque directories of theirs respected."""
-    found: set[bytes] = set()
-    hidden: set[bytes] = set()
-    for number in range(len(mounted.lowers)):
-        directory, parts = mounted.lowers[number], path.split(b"/")
-        covered = False
-        for part in parts:
-            covered = covered or xattr(directory, OPAQUE) == b"y"
-            directory += b"/" + part
-            if not os.path.lexists(directory):
-                break
-            if not stat.S_ISDIR(os.lstat(directory).st_mode):
-                return found
-        else:
-            attributes = xattr(directory, OPAQUE) == b"x"
-            for name in os.listdir(directory):
-                entry = directory + b"/" + name
-                whiteout = is_whiteout(entry) or (attributes and xattr(entry, "trusted.overlay.whiteout") is not None)
-                if name not in hidden | found:
-                    (hidden if whiteout else found).add(name)
-            covered = covered or xattr(directory, OPAQUE) == b"y"
-        if covered:
-            break
-    return found
-
-
 def assert_marks_are_sound(mounted: MountedOverlay, *, deleted: Iterable[bytes] = ()) -> list[bytes]:
     """I1 on the layers as they lie there; returns the directories that are marked by us.
 
     ``deleted``: paths that a user removed while their directory was active, which leaves no whiteout.
     """
+    if mounted.metadata:
+        return assert_layer_is_sound(mounted)
     marked = []
     for path in upper_directories(mounted):
         directory = mounted.in_upper(path)

@@ -74,7 +74,9 @@ class LayerBackend(Backend):
     def shadow(self, plan: Plan) -> Iterator[int]:
         """Build everything aside."""
         assert isinstance(plan, LayerPlan)  # noqa: S101 - plan() made it
-        staging = self._stagings[id(plan)] = Staging(self.overlay, plan, self.batch)
+        staging = Staging(self.overlay, plan, self.batch)
+        with self._changing:  # a sweep empties the stage where nothing is being built
+            self._stagings[id(plan)] = staging
         yield from staging.build()
 
     def abandon(self, plan: Plan) -> None:
@@ -206,15 +208,14 @@ class LayerBackend(Backend):
 
     def sweep(self, layers: Layers) -> int:
         """Bury what nothing can refer to any more; says how many graves have to stay."""
-        with Home(layers) as home:
-            with self._changing:
-                if not self._stagings:
-                    empty(home.stage)
+        with self._changing, Home(layers) as home:
+            if not self._stagings:
+                empty(home.stage)
             graveyard.bury(home, graveyard.mounting_of(self.overlay))
             return len(os.listdir(home.graveyard))
 
     def finish_promotion(self, layers: Layers, path: bytes) -> None:
-        """A files half whose twin never came is taken out."""
+        """A files half whose twin never came, or was taken out alone, is taken out."""
         files, rest = layers.metadata
         for directory in [*ancestors(path), *directories_in(files, path)]:
             if beneath.exists_beneath(files, directory) and not beneath.exists_beneath(rest, directory):
@@ -228,7 +229,7 @@ class LayerBackend(Backend):
             with Home(layers) as home:
                 stub = self._stub(layers, path)
                 graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay), stub=stub)
-            activation.reconfigure(self.overlay)
+        activation.reconfigure(self.overlay)  # what was taken out may be all that the kernel remembers
         return len(marked)
 
     def remove_ghost(self, layers: Layers, path: bytes) -> Removed:

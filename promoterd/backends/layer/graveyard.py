@@ -5,6 +5,7 @@ everybody: emptied, its directory would be empty at its path. So what is taken o
 removed only when the overlay was seen to have made the directory anew, or was mounted anew.
 """
 
+import errno
 import json
 import os
 import stat
@@ -15,10 +16,13 @@ from dataclasses import dataclass
 from promoterd.backends.layer import entries
 from promoterd.backends.layer.home import Home, fresh_name, parents_times_kept, remove_tree
 from promoterd.overlay import activation, beneath, syscalls, xattrs
+from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
-from promoterd.paths import parent
+from promoterd.paths import ancestors, parent
 
 FILES, REST = b"files", b"rest"
+_LONGEST_PATH = 1500
+"""What a note holds of a path, since ext4 keeps no more than a block of attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ def grave(home: Home, path: bytes, *, shown: int, mounting: str) -> Iterator[int
     name = fresh_name()
     os.mkdir(name, 0o700, dir_fd=home.graveyard)
     with beneath.opened(home.graveyard, name) as opened:
+        if len(path) > _LONGEST_PATH:  # it waits for an unmount
+            path, shown = b"", 0
         note = {"path": path.hex(), "mounting": mounting, "shown": shown}
         xattrs.put(xattrs.descriptor(opened), xattrs.TAKEN, json.dumps(note).encode())
         yield opened
@@ -92,8 +98,8 @@ def bury(home: Home, mounting: str) -> int:
     """Remove the graves that nothing can refer to any more; says how many that were.
 
     Nothing can from another mounting of the overlay, nor where the overlay shows another inode at the path now: the
-    dentry that referred to the grave is gone, and with it everything below, which had kept it. A directory that was
-    renamed since is not at its path, and waits for an unmount.
+    dentry that referred to the grave is gone, and with it everything below, which had kept it. But not where upper has
+    hidden the path since: there the directory may have been renamed, and it waits for an unmount.
     """
     known = set()
     removed = 0
@@ -113,7 +119,28 @@ def shown_inode(home: Home, path: bytes) -> int:
 
 
 def _shows_another(home: Home, taken: Taken) -> bool:
-    return taken.shown != 0 and shown_inode(home, taken.path) not in (0, taken.shown)
+    if taken.shown == 0 or shown_inode(home, taken.path) in (0, taken.shown):
+        return False
+    return not any(_is_hidden(home.layers, directory) for directory in [*ancestors(taken.path), taken.path])
+
+
+def _is_hidden(layers: Layers, path: bytes) -> bool:
+    """Whether upper has something else at a path than what is merged with lower's directory of that path."""
+    if layers.overlay.upper is None:
+        return False
+    try:
+        with beneath.opened(layers.upper, path) as directory:
+            itself = xattrs.descriptor(directory)
+            return (
+                xattrs.get(itself, xattrs.OPAQUE) == xattrs.OPAQUE_YES
+                or xattrs.get(itself, xattrs.REDIRECT) is not None
+            )
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
+            raise
+        return True
 
 
 def _is_directory(directory: int, name: bytes) -> bool:

@@ -14,6 +14,7 @@ from promoterd.backends.layer import entries, graveyard
 from promoterd.backends.layer.home import Home, fresh_name, parents_times_kept
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.staging import Staged
+from promoterd.backends.layer.verifying import verify_shadows
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.paths import ancestors, join, parent
@@ -41,7 +42,7 @@ class Placing:
                 self.home.sync()
 
     def merge(self, staged: Staged, attributes: Attributes, extra: entries.Xattrs | None) -> None:
-        """Bring a directory that the layer has in line with what was staged and listed. Raises OSError."""
+        """Bring a directory that the layer has in line with what was staged and listed. Raises Busy, OSError."""
         path = staged.directory.path
         ensure_half(self.home, self.place, path)
         with (
@@ -63,6 +64,7 @@ class Placing:
                     self._remove(rest, path, name, is_directory=stat.S_ISDIR(there))
             for half in (files, rest):
                 entries.redress(half, attributes, extra)
+            verify_shadows(files, rest, staged.directory)
 
     def _put_all(self, path: bytes, half: str, there: int, twins: int = -1) -> None:
         """Put what was staged over what is there; the twins of directories, in the files half, look as these do."""

@@ -32,6 +32,8 @@ from promoterd.paths import ancestors, join, show
 from promoterd.provenance import decode
 
 _ANY_AGE = 1 << 63
+LONGEST_PATH = 3000
+"""With a name and our own record below what ext4 holds in attributes, one block, whatever the others are."""
 
 
 @dataclass
@@ -88,12 +90,33 @@ def is_ours(layers: Layers, path: bytes) -> bool:
     return provenance is not None and provenance.is_at(path)
 
 
+def _is_not_ours(layers: Layers, path: bytes) -> bool:
+    """Whether what the layer has there was made by somebody else, or for another path."""
+    value = layer_xattr(layers, path, xattrs.PROVENANCE)
+    provenance = decode(value)
+    if provenance is not None:
+        return not provenance.is_at(path)
+    return value is not None or layer_xattr(layers, path, xattrs.OPAQUE) is not None
+
+
+def _refuse_not_ours(layers: Layers, directory: bytes, path: bytes) -> None:
+    """Refuse ``path`` where the layer's directory carries a mark that we did not write there (R9)."""
+    if _is_not_ours(layers, directory):
+        raise refused(
+            path,
+            directory,
+            "the metadata layer has a directory there that promoterd did not complete, or completed for another path",
+            "unmount the overlay, and remove that directory from both halves of the layer",
+        )
+
+
 def _check_place(layers: Layers, path: bytes) -> tuple[int, ...]:
     """The lower layers that have the directory, where nothing on the mount speaks against completing it."""
     refuse_other_mounts(layers, path)
     for directory in [*ancestors(path), path]:
         refuse_renamed(layers, directory, path)
         refuse_opaque(layers, directory, path)
+        _refuse_not_ours(layers, directory, path)
     with beneath.opened(layers.root, path):
         pass
     contributing = layers.contributing(path)
@@ -150,6 +173,13 @@ def _listing(
     """What lower has there. Raises Refused where it must not be complete (now)."""
     if demands.forbidden is not None:
         raise refused(path, directory, demands.forbidden)
+    if len(directory) > LONGEST_PATH:
+        raise refused(
+            path,
+            directory,
+            f"its path has more than {LONGEST_PATH} bytes, and those of its entries may not fit into an attribute",
+            "promote directories above it",
+        )
     if not demands.copy_xattrs:
         _refuse_lost_rights(layers, path, directory, contributing)
     listing = layers.list_lower(directory, contributing, with_attributes=True)
@@ -187,7 +217,7 @@ def _children(
     upper = layers.list_upper(directory)
     for name in listing.directories():
         child = join(directory, os.fsencode(name))
-        if _is_hidden(layers, child, upper.get(name)) or is_ours(layers, child):
+        if _is_hidden(layers, child, upper.get(name)) or is_ours(layers, child) or _is_not_ours(layers, child):
             continue
         try:
             found = layers.contributing_below(contributing, child)

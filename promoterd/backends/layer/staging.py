@@ -18,6 +18,7 @@ from promoterd.backends.layer import entries
 from promoterd.backends.layer.home import Home, fresh_name, remove_tree
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.planning import LayerPlan
+from promoterd.backends.layer.verifying import verify_shadows
 from promoterd.overlay import beneath, mounts, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.listing import Layers
@@ -120,6 +121,11 @@ class Staging:
         if not staged.in_place:
             with self._home() as home, self.opened(home) as place:
                 self._adopt_children(place, staged)
+                with (
+                    beneath.opened(place, staged.files.encode(), beneath.READ_DIRECTORY) as files,
+                    beneath.opened(place, staged.rest.encode(), beneath.READ_DIRECTORY) as rest,
+                ):
+                    verify_shadows(files, rest, directory)
                 self._finish(home, place, staged)
 
     def provenance(self, directory: PlannedDirectory) -> bytes:
@@ -210,7 +216,7 @@ def _build_file(opened: _Open, staged: Staged, name: str, found: Attributes) -> 
         first = staged.first_links.setdefault((found.layer, found.inode), name)
     redirect = b"/" + join(opened.path, os.fsencode(first))
     extra = _extra(opened, name, found)
-    if _file_is_current(opened, name, found, redirect, extra):
+    if _file_is_current(opened, name, found, redirect, extra) and (first == name or _is_linked(opened, first, name)):
         return
     if first != name and _link(opened, first, name):
         return
@@ -225,6 +231,14 @@ def _file_is_current(opened: _Open, name: str, found: Attributes, redirect: byte
     if xattrs.get(itself, xattrs.METACOPY) is None or xattrs.get(itself, xattrs.REDIRECT) != redirect:
         return False
     return not opened.demands.copy_xattrs or entries.read_xattrs(itself) == extra
+
+
+def _is_linked(opened: _Open, first: str, name: str) -> bool:
+    """Whether two names in place are one file, and stay it."""
+    if _there(opened.files, first) is not None:
+        return False
+    one, other = _there(opened.there_files, first), _there(opened.there_files, name)
+    return one is not None and other is not None and one.st_ino == other.st_ino
 
 
 def _link(opened: _Open, first: str, name: str) -> bool:

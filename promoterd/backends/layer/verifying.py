@@ -1,6 +1,7 @@
-"""Verification: a second listing has the names that were built, and the stamps are still those of the first (R8)."""
+"""Verification: a second listing has the names of the first, with its stamps, and each of them was built (R8)."""
 
 import os
+import stat
 from collections.abc import Iterator
 
 from promoterd.backends.base import Busy, PlannedDirectory
@@ -25,6 +26,17 @@ def verify_names(layers: Layers, directory: PlannedDirectory) -> None:
         raise _changed(directory)
     if layers.stamps(directory.path, directory.layers) != directory.listing.stamps:
         raise _changed(directory)
+
+
+def verify_shadows(files: int, rest: int, directory: PlannedDirectory) -> None:
+    """Raise Busy where a name of the listing is not in the half that it belongs in; both are open to be read."""
+    modes = directory.listing.entries
+    missing = set(modes)
+    for half, regular in ((files, True), (rest, False)):
+        with os.scandir(half) as found:  # not listdir: a million names would be held a second time
+            missing.difference_update(item.name for item in found if stat.S_ISREG(modes.get(item.name, 0)) is regular)
+    if missing:
+        raise Busy(path=show(directory.path), reason=f"{len(missing)} of its entries have no shadow")
 
 
 def _names(layers: Layers, directory: PlannedDirectory) -> Iterator[str]:

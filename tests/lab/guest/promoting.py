@@ -19,7 +19,8 @@ from promoterd.overlay.mounts import overlay_at
 from promoterd.paths import show
 from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.overlays import MountedOverlay
-from support.promotions import OPAQUE, assert_marks_are_sound, xattr
+from support.promotions import assert_marks_are_sound
+from support.soundness import OPAQUE, xattr
 
 PATIENCE = 600.0
 _QUIET = 4.0
