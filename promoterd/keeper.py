@@ -153,7 +153,7 @@ class Keeper:
             source = self._source(overlay, worker)
             if source is not None:
                 stack.callback(source.close)
-                mount.disarm, mount.rearm = source.disarm, source.rearm
+                mount.disarm, mount.rearm, mount.heard = source.disarm, source.rearm, source.paths
             self._pauses = 0
             self._enter(Phase.WORKING, f"backend {mount.backend.name}: {mount.backend_reason}")
             await self._until_it_goes(worker, source, overlay)

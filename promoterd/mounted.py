@@ -35,6 +35,11 @@ def _nothing(_paths: Sequence[bytes]) -> None:
     """No heat source: nothing to disarm."""
 
 
+def _nobody() -> Sequence[bytes]:
+    """No heat source: nothing is heard."""
+    return ()
+
+
 @dataclass
 class Mounted:
     """One overlay with its policy, backend, book, pool and metrics.
@@ -60,6 +65,10 @@ class Mounted:
     clock: Callable[[], float]
     disarm: Callable[[Sequence[bytes]], None] = _nothing
     rearm: Callable[[Sequence[bytes]], object] = _nothing
+    heard: Callable[[], Sequence[bytes]] = _nobody
+    """The directories that are heard now."""
+    deaf: set[bytes] = field(default_factory=set)
+    """Directories that are not heard until the overlay has made their inodes anew: a watch would keep the old ones."""
     paused: str | None = None
     stopping: bool = False
     busy: set[bytes] = field(default_factory=set)
@@ -102,6 +111,12 @@ class Mounted:
     async def quiet(self, paths: Sequence[bytes]) -> None:
         """Do not hear these directories until :meth:`hear`: what we read there ourselves is no heat (I8)."""
         await self.run(self.disarm, paths)
+
+    async def deafen(self, paths: Sequence[bytes]) -> None:
+        """Do not hear these directories until the overlay knows them by another inode, or no more."""
+        await self.quiet(paths)
+        self.deaf.update(paths)
+        self.unsettled = True
 
     async def hear(self, paths: Sequence[bytes]) -> None:
         """Hear these directories anew; a watch on one that became active had gone dead."""

@@ -123,6 +123,8 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     mount.follow(ancestors(path))
     marked: list[bytes] = []
     await mount.quiet(closure)
+    heard = {*mount.heard(), *ancestors(path)}
+    await mount.deafen([directory for directory in plan.renewed if directory in heard and directory not in closure])
     try:
         await _shadow(mount, plan, progress)
         mount.check_not_paused()
@@ -131,7 +133,7 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     finally:
         try:
             await mount.run(mount.backend.abandon, plan)
-            await mount.hear([directory for directory in closure if directory not in marked])
+            await _hear_again(mount, [directory for directory in closure if directory not in marked])
         finally:
             if not marked:
                 mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
@@ -168,6 +170,14 @@ async def _look_after(mount: Mounted, paths: Sequence[bytes]) -> None:
             found = await mount.with_layers(partial(mount.backend.on_disk, path=path))
             if found.mark in {MarkState.OPEN, MarkState.OURS}:
                 await settle(mount, path)
+
+
+async def _hear_again(mount: Mounted, paths: Sequence[bytes]) -> None:
+    """Hear what was not completed; where that may have come into the layer all the same, once it was made anew."""
+    if mount.backend.effect_shows_in_inode:
+        await mount.deafen(paths)
+    else:
+        await mount.hear(paths)
 
 
 def _leave_out_begun(mount: Mounted, plan: Plan) -> None:

@@ -193,7 +193,7 @@ async def _quiet(mount: Mounted, directories: Sequence[bytes], *, writable: bool
     period = QuietPeriod(mount.overlay, directories, seconds)
     mount.busy.update(directories)
     try:
-        await mount.quiet(directories)
+        await _be_quiet(mount, directories)
         if not mount.backend.reopens_live:
             await mount.run(period.begin)
         await _wait(mount, seconds)
@@ -203,10 +203,20 @@ async def _quiet(mount: Mounted, directories: Sequence[bytes], *, writable: bool
     finally:
         period.close()
         try:
-            if not mount.stopping:
+            if not (mount.stopping or mount.backend.reopens_live):
                 await mount.hear(directories)
         finally:
             mount.busy.difference_update(directories)
+
+
+async def _be_quiet(mount: Mounted, directories: Sequence[bytes]) -> None:
+    """Hear none of them meanwhile; what leaves a layer gets another inode, as do those above and below it."""
+    if not mount.backend.reopens_live:
+        await mount.quiet(directories)
+        return
+    above = {ancestor for directory in directories for ancestor in ancestors(directory)}
+    below = {heard for heard in mount.heard() if any(is_below(heard, directory) for directory in directories)}
+    await mount.deafen(sorted({*directories, *above, *below}))
 
 
 async def _wait(mount: Mounted, seconds: float) -> None:

@@ -103,6 +103,11 @@ class Plan:
         return frozenset(directory.path for directory in self.directories)
 
     @property
+    def renewed(self) -> list[bytes]:
+        """Directories that the overlay will know by another inode: a watch on the one that it has now goes dead."""
+        return [directory.path for directory in self.directories]
+
+    @property
     def entries(self) -> int:
         """How many names are to be shadowed."""
         return sum(len(directory.listing.entries) for directory in self.directories)

@@ -54,6 +54,18 @@ def scan(exclude_pid: int) -> Watchers:
     return Watchers({inode: frozenset(pids) for inode, pids in found.items()}, hidden)
 
 
+def on_mount(root: int, exclude_pid: int) -> dict[int, frozenset[int]]:
+    """The inode numbers that other processes watch on the file system of ``root``, with these processes' ids."""
+    theirs = scan(exclude_pid).by_inode
+    return {inode.ino: theirs[inode] for inode in _of_mount(root, theirs)}
+
+
+def _of_mount(root: int, inodes: Iterable[WatchedInode]) -> list[WatchedInode]:
+    device = os.fstat(root).st_dev
+    number = os.major(device) << 20 | os.minor(device)  # as the kernel keeps and shows it (fdinfo, sdev)
+    return [inode for inode in inodes if inode.sdev == number]
+
+
 def identities(root: int, paths: Iterable[bytes], *, directories: bool = True) -> dict[bytes, WatchedInode]:
     """What fdinfo calls what is at ``paths`` beneath ``root`` now, directories or files; without what does not exist.
 
@@ -82,6 +94,8 @@ def watched_by_others(
     :func:`scan` does not see is not in it. Raises as :func:`identities`.
     """
     theirs = scan(exclude_pid or os.getpid()).by_inode
+    if not _of_mount(root, theirs):
+        return {}
     return {
         path: theirs[inode]
         for path, inode in identities(root, paths, directories=directories).items()

@@ -8,11 +8,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from promoterd.demo.view import differences
+from promoterd.errors import Refused
 from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_same_view, view_below, view_of
@@ -225,3 +227,55 @@ def test_offline_everything_is_taken_out(daemon: RunningDaemon, mounted: Mounted
         assert os.listdir(half) == []
     mounted.mount()
     assert_same_view(before, view_of(mounted))
+
+
+WATCH = """
+import sys, time
+sys.path.insert(0, sys.argv[2])
+from promoterd.inotify import IN_OPEN, Inotify
+import os
+instance = Inotify()
+descriptor = os.open(sys.argv[1], os.O_PATH)
+instance.add(descriptor, IN_OPEN)
+os.close(descriptor)
+print("there", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextlib.contextmanager
+def watch(path: bytes) -> Iterator[None]:
+    """Another process that watches one inode."""
+    root = str(Path(__file__).parents[2])
+    with sleeping_process("-c", WATCH, os.fsdecode(path), root):
+        yield
+
+
+@pytest.mark.parametrize("watched", [LIB, b"apps", b"apps/v1", LIB + b"/m1.py"])
+def test_what_another_process_watches_is_refused(
+    daemon: RunningDaemon, mounted: MountedOverlay, watched: bytes
+) -> None:
+    """R11: also above it, and a file in it: they would be other inodes, and the watch dead."""
+    with watch(mounted.at(watched)):
+        with pytest.raises(Refused, match="watches"):
+            daemon.ask("promote", mounted.at(LIB))
+        assert not complete(mounted, LIB)
+    promote(daemon, mounted, LIB)
+
+
+def test_a_kept_inode_that_upper_has_changed_since_holds_up_reopening(
+    make_daemon: Callable[..., RunningDaemon], mounted: MountedOverlay
+) -> None:
+    """Where policy says `watched: ignore`: the kernel would find the kept inode, and answer ESTALE."""
+    rules = [{**rule, "watched": "ignore"} for rule in RULES]
+    daemon = make_daemon(mount_policy(mounted, rules, backend="layer")).start()
+    with watch(mounted.at(LIB)), watch(mounted.at(LIB) + b"/m1.py"):
+        promote(daemon, mounted, LIB)
+        os.chmod(mounted.at(LIB) + b"/m1.py", 0o700)
+        answer = daemon.ask("reopen", all=True)
+        assert "ESTALE" in answer["deferred"][0]["reason"]
+        assert complete(mounted, LIB)
+        assert os.stat(mounted.at(LIB) + b"/m1.py").st_mode & 0o777 == 0o700
+    daemon.ask("reopen", all=True)
+    assert os.stat(mounted.at(LIB) + b"/m1.py").st_mode & 0o777 == 0o700
+    assert not os.path.lexists(mounted.in_files(LIB))

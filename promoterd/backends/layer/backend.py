@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, Terms, Traces
-from promoterd.backends.layer import effect, entries, graveyard, holders
+from promoterd.backends.layer import effect, entries, graveyard
 from promoterd.backends.layer.home import Home, empty, layer_xattr
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.placing import Placing
-from promoterd.backends.layer.planning import LayerPlan, is_complete, plan_layer, plan_resync
+from promoterd.backends.layer.planning import is_complete, plan_layer, plan_resync
+from promoterd.backends.layer.plans import LayerPlan
 from promoterd.backends.layer.staging import Staged, Staging
 from promoterd.backends.layer.verifying import verify_names
 from promoterd.backends.layer.walking import directories_in, marked_in_layer, names_in
+from promoterd.backends.layer.watched import refuse_kept
 from promoterd.overlay import activation, beneath, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.fitness import Facts, Finding
@@ -60,12 +62,8 @@ class LayerBackend(Backend):
         return plan_layer(layers, path, terms)
 
     def resync(self, layers: Layers, path: bytes, terms: Terms) -> Plan:
-        """The directory alone, once more; what is younger than policy allows stops being a mark at once.
-
-        Raises Busy where somebody holds a file of it that would change its identity.
-        """
+        """The directory alone, once more; what is younger than policy allows stops being a mark at once."""
         plan = plan_resync(layers, path, terms)
-        holders.refuse_held(layers, [path])
         if not plan.mark and layer_xattr(layers, path, xattrs.OPAQUE) is not None:
             with beneath.opened(layers.metadata[1], path) as directory:
                 xattrs.remove(xattrs.descriptor(directory), xattrs.OPAQUE)
@@ -149,7 +147,7 @@ class LayerBackend(Backend):
         """Take the directories out, with everything below them, and let go of what nobody refers to any more."""
         del check_quiet  # whatever is written goes to upper, and is merged with lower as before
         with self._changing, Layers(self.overlay) as layers, Home(layers) as home:
-            holders.refuse_held(layers, paths)
+            refuse_kept(layers, paths)
             mounting = graveyard.mounting_of(self.overlay)
             for path in paths:
                 if not any(path != above and is_below(path, above) for above in paths):

@@ -7,12 +7,14 @@ child or an ancestor from being complete leaves it out, and only what keeps the 
 import os
 import stat
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
-from promoterd.backends.base import DirectoryTerms, Plan, PlannedDirectory, Terms
+from promoterd.backends.base import DirectoryTerms, PlannedDirectory, Terms
 from promoterd.backends.denied import refused_where_denied
 from promoterd.backends.layer.entries import reports_acls
 from promoterd.backends.layer.home import layer_xattr
+from promoterd.backends.layer.plans import LayerPlan
+from promoterd.backends.layer.watched import leave_out_watched
 from promoterd.backends.obstacles import (
     TooYoung,
     few,
@@ -27,24 +29,12 @@ from promoterd.backends.obstacles import (
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, xattrs
 from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
-from promoterd.overlay.watchers import watched_by_others
 from promoterd.paths import ancestors, join, show
 from promoterd.provenance import decode
 
 _ANY_AGE = 1 << 63
 LONGEST_PATH = 3000
 """With a name and our own record below what ext4 holds in attributes, one block, whatever the others are."""
-
-
-@dataclass
-class LayerPlan(Plan):
-    """Directories to complete, children first, and after ``path`` the ancestors that are completed with it.
-
-    Without ``mark`` they are only brought in line with the server, which goes on being asked.
-    """
-
-    demands: dict[bytes, DirectoryTerms] = field(default_factory=dict)
-    mark: bool = True
 
 
 def plan_layer(layers: Layers, path: bytes, terms: Terms) -> LayerPlan:
@@ -56,7 +46,7 @@ def plan_layer(layers: Layers, path: bytes, terms: Terms) -> LayerPlan:
         if not is_complete(layers, path):
             _plan_below(layers, path, contributing, terms, plan)
             _plan_chain(layers, path, terms, plan)
-            _leave_out_watched(layers, plan)
+            leave_out_watched(layers, plan, terms.of(path))
     return plan
 
 
@@ -235,17 +225,3 @@ def _is_hidden(layers: Layers, child: bytes, above: UpperEntry | None) -> bool:
         or layers.upper_xattr(child, xattrs.OPAQUE) == xattrs.OPAQUE_YES
         or layers.upper_xattr(child, xattrs.REDIRECT) is not None
     )
-
-
-def _leave_out_watched(layers: Layers, plan: LayerPlan) -> None:
-    """A watch on a directory would go dead (R11): the directory is refused for it, any other left as it is."""
-    asked = [directory.path for directory in plan.directories if not plan.demands[directory.path].ignore_watchers]
-    watched = watched_by_others(layers.root, asked)
-    if plan.path in watched:
-        pids = ", ".join(map(str, sorted(watched[plan.path])))
-        raise Refused(
-            path=show(plan.path),
-            reason=f"process {pids} watches it (inotify), and the watch would go dead on activation",
-            hint="stop that process, or say `watched: ignore` in its rule",
-        )
-    plan.directories = [directory for directory in plan.directories if directory.path not in watched]

@@ -17,7 +17,7 @@ from promoterd.backends.base import DirectoryTerms, PlannedDirectory
 from promoterd.backends.layer import entries
 from promoterd.backends.layer.home import Home, fresh_name, remove_tree
 from promoterd.backends.layer.lower import lower_attributes
-from promoterd.backends.layer.planning import LayerPlan
+from promoterd.backends.layer.plans import LayerPlan
 from promoterd.backends.layer.verifying import verify_shadows
 from promoterd.overlay import beneath, mounts, xattrs
 from promoterd.overlay.attributes import Attributes
