@@ -114,9 +114,10 @@ class Mounted:
 
     async def deafen(self, paths: Sequence[bytes]) -> None:
         """Do not hear these directories until the overlay knows them by another inode, or no more."""
-        await self.quiet(paths)
-        self.deaf.update(paths)
-        self.unsettled = True
+        if paths:
+            await self.quiet(paths)
+            self.deaf.update(paths)
+            self.unsettled = True
 
     async def hear(self, paths: Sequence[bytes]) -> None:
         """Hear these directories anew; a watch on one that became active had gone dead."""
