@@ -37,8 +37,10 @@ _libc.ptrace.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c
 _libc.ptrace.restype = ctypes.c_long
 
 
-def run_and_kill(work: Callable[[], object], after: int | None) -> list[str]:
+def run_and_kill(work: Callable[[], object], after: int | Callable[[], bool] | None) -> list[str]:
     """Do the work in a child, and kill it (SIGKILL) at its next change once it has made ``after``; None: let it end.
+
+    Instead of a number, it may be what is to be so at that moment.
 
     Returns the names of the system calls that it made to change something. The one that it is killed in is not done.
     """
@@ -59,7 +61,7 @@ def run_and_kill(work: Callable[[], object], after: int | None) -> list[str]:
         os.waitpid(child, 0)
         _ptrace(_SETOPTIONS, child, 0, _O_TRACESYSGOOD | _O_EXITKILL)
         while (name := _next_change(child)) is not None:
-            if len(made) == after:
+            if after() if callable(after) else len(made) == after:
                 break
             made.append(name)
         else:

@@ -1,0 +1,237 @@
+"""A metadata layer and the book that is kept of it: whatever breaks off, nothing answers for lower unwatched."""
+
+import asyncio
+import errno
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import replace
+
+import pytest
+
+from promoterd.activating import activate
+from promoterd.backends.base import Busy
+from promoterd.backends.layer import LayerBackend
+from promoterd.backends.layer.placing import Placing
+from promoterd.mounted import Mounted
+from promoterd.overlay import activation
+from promoterd.overlay.listing import Layers
+from promoterd.promotion import Outcome, promote, resync
+from promoterd.reconcile import reconcile
+from promoterd.staleness import follow, recheck
+from promoterd.states import State
+from support.ballast import Ballast
+from support.crashing import run_and_kill
+from support.mounts import taken
+from support.overlays import MountedOverlay
+from support.promotions import Bench, View, assert_same_view, view_of
+from support.soundness import assert_layer_is_sound, stage_leftovers
+from support.trees import Tree, files
+
+MakeOverlay = Callable[..., MountedOverlay]
+LIB, SUB, OTHER = b"app/lib", b"app/lib/sub", b"app/lib/other"
+RULES = ({"path": "app", "growing": True}, {"path": "app/**", "min_age": "0s", "chain": False})
+TREE: Tree = {"app": {"lib": {**files(4), "sub": files(2), "other": files(2)}}}
+
+
+@pytest.fixture
+def mounted(make_overlay: MakeOverlay) -> MountedOverlay:
+    return make_overlay(TREE, layered=True, upper_fs="tmpfs")
+
+
+def at_work(mounted: MountedOverlay) -> AbstractContextManager[Mounted]:
+    return taken(mounted, RULES, backend="layer")
+
+
+def write(path: bytes, content: bytes = b"new") -> None:
+    with open(path, "wb") as file:
+        file.write(content)
+
+
+class TestStopped:
+    def test_what_was_completed_before_it_stopped_is_looked_after(
+        self, mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A directory that is there already is brought in line after its children were put into place."""
+        with at_work(mounted) as mount:
+            assert asyncio.run(promote(mount, SUB)).outcome is Outcome.MARKED
+
+            def full(*_: object) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Placing, "merge", full)
+                done = asyncio.run(promote(mount, LIB))
+            assert done.outcome is Outcome.FAILED
+            assert "the layer's file system is full" in str(done.reason)
+            assert sorted(assert_layer_is_sound(mounted)) == [OTHER, SUB]
+            assert mount.book.is_marked(OTHER), "else nobody would compare it with the server"
+            write(mounted.on_server(OTHER + b"/new"))
+            asyncio.run(recheck(mount, [OTHER]))
+            asyncio.run(activate(mount))
+            assert os.path.exists(mounted.at(OTHER + b"/new"))
+
+    def test_a_resync_that_stops_lets_go_of_what_the_kernel_has_cached(
+        self, mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with at_work(mounted) as mount:
+            asyncio.run(promote(mount, LIB))
+            asyncio.run(activate(mount))
+            write(mounted.on_server(LIB + b"/new"))
+            mount.unsettled = False
+
+            def full(*_: object) -> None:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+            with monkeypatch.context() as patch:
+                patch.setattr(Placing, "merge", full)
+                with pytest.raises(OSError, match="No space"):
+                    asyncio.run(resync(mount, LIB))
+            assert mount.unsettled
+
+
+class TestKilled:
+    def test_in_the_removal_of_a_ghost(self, mounted: MountedOverlay) -> None:
+        """R1: half of it would be a ghost for ever, since no mark tells of it."""
+        with at_work(mounted) as mount:
+            asyncio.run(promote(mount, LIB))
+            asyncio.run(activate(mount))
+        shutil.rmtree(mounted.on_server(LIB))
+        bench = Bench(mounted, "layer")
+
+        def remove() -> None:
+            with bench.layers() as layers:
+                bench.backend.remove_ghost(layers, LIB)
+
+        run_and_kill(remove, lambda: has_one_half(mounted, LIB))
+        assert has_one_half(mounted, LIB)
+        with at_work(mounted) as mount:
+            asyncio.run(reconcile(mount, rebuild=False))
+            assert mount.unsettled
+            asyncio.run(activate(mount))
+        assert not os.path.lexists(mounted.at(LIB))
+        assert assert_layer_is_sound(mounted) == []
+
+    def test_in_a_promotion_of_which_the_ledger_was_lost(self, mounted: MountedOverlay) -> None:
+        """I5: without its twin, nothing says whose the files half is, and nobody would keep it true."""
+        before = view_of(mounted)
+        bench = Bench(mounted, "layer")
+        run_and_kill(lambda: bench.mark(LIB), lambda: has_one_half(mounted, LIB))
+        assert has_one_half(mounted, LIB)
+        assert_same_view(before, view_of(mounted))
+        with at_work(mounted) as mount:
+            asyncio.run(reconcile(mount, rebuild=True))
+        assert assert_layer_is_sound(mounted) == []
+        assert stage_leftovers(mounted) == []
+        assert_same_view(before, view_of(mounted))
+
+    def test_in_a_resync_that_was_done_but_for_its_effect(self, mounted: MountedOverlay) -> None:
+        """The record is right already, so that the recheck finds nothing to do; a name once missed stays missing."""
+        with at_work(mounted) as mount:
+            asyncio.run(promote(mount, LIB))
+            asyncio.run(activate(mount))
+        assert not os.path.lexists(mounted.at(LIB + b"/new"))
+        write(mounted.on_server(LIB + b"/new"))
+        run_and_kill(lambda: Bench(mounted, "layer").resync(LIB), None)
+        with at_work(mounted) as mount:
+            asyncio.run(reconcile(mount, rebuild=False))
+            assert mount.unsettled
+            asyncio.run(activate(mount))
+        assert os.path.lexists(mounted.at(LIB + b"/new"))
+
+
+def has_one_half(mounted: MountedOverlay, path: bytes) -> bool:
+    return os.path.exists(mounted.in_files(path)) and not os.path.exists(mounted.in_rest(path))
+
+
+def test_no_proof_where_a_directory_could_not_be_looked_at(
+    mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R13: another inode than before is proof, and that there was nothing to be seen before is none."""
+    with at_work(mounted) as mount:
+        assert isinstance(mount.backend, LayerBackend)
+        asyncio.run(promote(mount, LIB))
+        inodes, times = activation.inodes, 0
+
+        def fails_first(layers: Layers, paths: Iterable[bytes]) -> dict[bytes, int]:
+            nonlocal times
+            times += 1
+            return {} if times == 1 else inodes(layers, paths)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(activation, "inodes", fails_first)
+            assert LIB not in asyncio.run(activate(mount)).active
+        assert LIB in asyncio.run(activate(mount)).active
+
+
+@pytest.mark.parametrize("what", ["inodes", "blocks"])
+def test_a_full_disk(make_overlay: MakeOverlay, what: str) -> None:
+    """I5, ENOSPC on the layer's file system: a little more room each time, so that it is another step that fails."""
+    more = {f"d{number}": files(2) for number in range(40)}
+    tree: Tree = {"app": {"lib": {**files(4), "sub": files(2), "other": {**files(2), **more}}}}
+    mounted = make_overlay(tree, layered=True, upper_fs="ext4", upper_size=4 * 1024 * 1024)
+    before = view_of(mounted)
+    outcomes = set()
+    with at_work(mounted) as mount:
+        asyncio.run(promote(mount, SUB))
+        for leave in range(0, 400, 7):
+            ballast = Ballast(mounted)
+            (ballast.fill_inodes if what == "inodes" else ballast.fill_blocks)(leave)
+            outcome = asyncio.run(promote(mount, LIB)).outcome
+            outcomes.add(outcome)
+            assert_same_view(without_times(before), without_times(view_of(mounted)))
+            ballast.clear()
+            assert_layer_is_sound(mounted)
+            for path in (LIB, OTHER):
+                if mount.book.state(path) is State.STALE:
+                    asyncio.run(recheck(mount, [path]))
+            if mount.book.is_marked(LIB):
+                break
+        assert Outcome.FAILED in outcomes
+        assert mount.book.is_marked(LIB)
+        asyncio.run(activate(mount))
+        asyncio.run(follow(mount, [b"app"]))
+        assert {LIB, SUB, OTHER} <= set(assert_layer_is_sound(mounted))
+        assert_same_view(before, view_of(mounted))
+
+
+@pytest.mark.needs("fuse")
+@pytest.mark.parametrize("error", [errno.EIO, errno.ESTALE, errno.EDQUOT])
+def test_a_server_that_fails(make_overlay: MakeOverlay, error: int) -> None:
+    """While it is planned, while it is built and while it is verified; nothing is marked, and the next time it is."""
+    mounted = make_overlay(TREE, layered=True, counting=True)
+    before = view_of(mounted)
+    bench = Bench(mounted, "layer", batch=2)
+    failed_at = []
+    for after in (0, 1, 2, 3, 99):
+        plan, batches = None, 0
+        try:
+            if not after:
+                mounted.counted.fail(error)
+            plan = bench.plan(LIB)
+            for _ in bench.backend.shadow(plan):
+                batches += 1
+                if batches == after:
+                    mounted.counted.fail(error)
+            mounted.counted.fail(error)
+            with pytest.raises((OSError, Busy)):
+                bench.backend.complete(plan)
+        except OSError:
+            failed_at.append(after)
+        finally:
+            mounted.counted.fail(0)
+            if plan is not None:
+                bench.backend.abandon(plan)
+        assert assert_layer_is_sound(mounted) == []
+        assert stage_leftovers(mounted) == []
+        bench.activate()
+        assert_same_view(before, view_of(mounted))
+    assert failed_at == [0, 1, 2, 3], "and then only when it was verified"
+    bench.promote(LIB)
+    assert_same_view(before, view_of(mounted))
+
+
+def without_times(view: View) -> View:
+    return {path: replace(entry, mtime_ns=0) if stat.S_ISDIR(entry.mode) else entry for path, entry in view.items()}
