@@ -136,7 +136,7 @@ class _Group:
     shadow: int
     first: str
     names: set[bytes] = field(default_factory=set)
-    redirects: dict[bytes, str] = field(default_factory=dict)
+    redirects: dict[bytes, list[str]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -154,7 +154,7 @@ class HardLinks:
             group = self.groups.setdefault(key, _Group(shadow.facts.inode, name))
             group.names.add(os.fsencode(name))
             if shadow.metacopy and shadow.redirect is not None:
-                group.redirects.setdefault(shadow.redirect, name)
+                group.redirects.setdefault(shadow.redirect, []).append(name)
             if group.shadow != shadow.facts.inode:
                 yield Kind.HARD_LINK, f"no hard link to {_shown(group.first)}, as it is on the server"
                 return
@@ -167,9 +167,10 @@ class HardLinks:
         """Names whose redirect leads to none of their file's names, once all were added."""
         for group in self.groups.values():
             good = {b"/" + join(self.directory, name) for name in group.names}
-            for redirect, name in group.redirects.items():
+            for redirect, names in group.redirects.items():
                 if redirect not in good:
-                    yield name, (Kind.REDIRECT, f"its data is taken from {display(redirect)}")
+                    said = f"its data is taken from {display(redirect)}"
+                    yield from ((name, (Kind.REDIRECT, said)) for name in names)
 
 
 def _shown(name: str) -> str:

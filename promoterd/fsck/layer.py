@@ -92,7 +92,8 @@ def layer_problems(view: LayerView, pace: Pace, force: Collection[str] = ()) -> 
         yield from _strays(view)
         return
     if rest < 0:
-        yield view.finding((Kind.TWIN, "in the files half only"))
+        if files >= 0:
+            yield view.finding((Kind.TWIN, "in the files half only"))
         return
     yield from map(view.finding, _own_problems(view))
     if view.lower is None:

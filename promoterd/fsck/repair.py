@@ -47,8 +47,10 @@ def repair_layer_directory(session: Session, path: bytes, findings: Iterable[Fin
             session.sync()
             session.activate()
             return ""
-        _open(session, view)
-        took_effect = _in_effect(session, path)
+        took_effect = True
+        if view.holds_shadows:
+            _open(session, view)
+            took_effect = _in_effect(session, path)
     if not took_effect:
         return _HELD
     with LayerView(session.layers, path, session.identities) as view:

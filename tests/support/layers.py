@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import stat
 import time
 
@@ -10,6 +11,7 @@ from promoterd.overlay import mounts
 from promoterd.overlay.listing import Stamp
 from promoterd.provenance import Provenance
 from support.overlays import MountedOverlay
+from support.trees import Tree, build
 
 OPAQUE, REDIRECT, METACOPY = "trusted.overlay.opaque", "trusted.overlay.redirect", "trusted.overlay.metacopy"
 MARK, COPY = "trusted.overlay.promoterd.mark", "trusted.overlay.promoterd.data"
@@ -104,6 +106,18 @@ class Layer:
             time.time_ns(),
             len(os.listdir(self.server + b"/" + os.fsencode(path))),
         )
+
+
+def start_anew(mounted: MountedOverlay, tree: Tree) -> None:
+    """Put the server's tree, the upper layer and the metadata layer of an overlay that is not mounted back."""
+    for place in (mounted.lowers[0], mounted.upper, mounted.work, *mounted.metadata):
+        for item in os.scandir(place):
+            if item.is_dir(follow_symlinks=False):
+                shutil.rmtree(item.path)
+            else:
+                os.unlink(item.path)
+    build(mounted.lowers[0], tree)
+    build(mounted.upper, {})
 
 
 def dress(like: bytes, path: bytes) -> None:
