@@ -14,7 +14,7 @@ from promoterd.cli.reopening import refuse_offline_options as refuse_options
 from promoterd.cli.settings import DEFAULT_CONFIG, mount_for, policy_for_acting, read_policy, state_directory
 from promoterd.cli.typed import absolute
 from promoterd.errors import MountNotFound, PromoterdError, UsageError
-from promoterd.fsck.findings import Report, Row
+from promoterd.fsck.findings import KEPT_IN_UPPER, Report, Row
 from promoterd.fsck.run import Checked, check
 from promoterd.fsck.session import opened_session, unmounted
 from promoterd.mounted import Mounted
@@ -117,8 +117,10 @@ def _reopened(policy: Policy, configured: MountPolicy, checked: Checked) -> Iter
             except PromoterdError as error:
                 note = str(error)
         for row in rows:
-            corrected = not note and row.finding.is_error
-            yield replace(row, corrected=corrected, note=note or "reopened")
+            if not row.finding.is_error or row.finding.kind in KEPT_IN_UPPER:
+                yield row
+            else:
+                yield replace(row, corrected=not note, note=note or "reopened")
 
 
 def _say(report: Report, where: str, *, as_json: bool) -> int:

@@ -28,7 +28,7 @@ def disagreements(session: Session, marked: Collection[bytes]) -> list[Finding]:
             time.sleep(_SETTLE)
             found &= _differing(session, marked)
     except LedgerError as error:
-        return [Finding(Area.LEDGER, b"", Kind.UNREADABLE, error.message)]
+        return [Finding(Area.LEDGER, b"", Kind.UNREADABLE, str(error))]
     return [
         Finding(
             Area.LEDGER,

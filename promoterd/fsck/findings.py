@@ -91,6 +91,11 @@ ENTRY = frozenset(
 )  # fmt: skip
 """Kinds that say of an entry that a reader would see something else than the server has."""
 
+IN_HAND = frozenset({Kind.UNFINISHED, Kind.TIMES, Kind.TWIN})
+"""What a directory passes through while it is worked on; an error only where nobody works."""
+KEPT_IN_UPPER = frozenset({Kind.OWNER, Kind.MODE})
+"""What an entry of upper keeps, whether it is marked or not: a changed one may be the user's."""
+
 _WAYS: dict[Kind, str] = {
     Kind.GHOST: "the daemon takes it out at a recheck, unless much vanished at once; see to the server first",
     Kind.OTHER_LOWER: "mount the lower layers as they were; the daemon sees to directories of a new server",
@@ -133,6 +138,8 @@ class Finding:
     @property
     def way_out(self) -> str:
         """What can be done about an error."""
+        if self.area is Area.UPPER and self.kind in KEPT_IN_UPPER:
+            return "what was copied up keeps its own: change it through the overlay"
         return _WAYS.get(self.kind, _WAYS_IN[self.area])
 
 

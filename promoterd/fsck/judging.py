@@ -104,6 +104,12 @@ def content_problems(lower: Facts, shadow: Facts) -> Iterator[Problem]:
         yield Kind.DEVICE, f"device {_device(shadow.rdev)}, the server has {_device(lower.rdev)}"
 
 
+def target_problem(here: str, there: str | None) -> Problem:
+    """A symlink that leads elsewhere than the server's, which may be none any more."""
+    leads = "nowhere any more" if there is None else display(os.fsencode(there))
+    return Kind.TARGET, f"leads to {display(os.fsencode(here))}, on the server to {leads}"
+
+
 def stub_problems(lower: Facts, shadow: Shadow, path: bytes) -> Iterator[Problem]:
     """Whether overlayfs, or we, know where the data of a regular file in the layer is.
 

@@ -18,6 +18,7 @@ from promoterd.fsck.judging import (
     content_problems,
     decode_copy,
     stub_problems,
+    target_problem,
 )
 from promoterd.fsck.reading import LowerDirectory, Pace, digest_of, lstat, opened_if_there, opened_lower, shadow_of
 from promoterd.overlay import xattrs
@@ -194,8 +195,7 @@ def _problems_of(
     elif stat.S_ISLNK(facts.mode) and not differs and view.lower is not None:
         here, there = os.readlink(name, dir_fd=view.halves[REST]), view.lower.target(name)
         if here != there:
-            leads = "nowhere any more" if there is None else display(os.fsencode(there))
-            yield Kind.TARGET, f"leads to {display(os.fsencode(here))}, on the server to {leads}"
+            yield target_problem(here, there)
 
 
 def _count(directory: int) -> int:

@@ -4,8 +4,8 @@ import os
 import re
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 from promoterd.fsck.findings import Area, Finding, Kind
 from promoterd.fsck.reading import lstat, opened_if_there
@@ -19,11 +19,8 @@ _ROLL = re.compile(rb"roll-[0-9a-f]{24}")
 _SCRATCH_MODE = 0o700
 
 
-def leftovers(session: Session, marked: Iterable[bytes]) -> Iterator[Finding]:
-    """What lies in the stage, the graveyard, the scratch directory and among the rolls. Raises OSError.
-
-    ``marked``: the directories of upper that have provenance, which says where their rolls are.
-    """
+def leftovers(session: Session, places: Collection[bytes]) -> Iterator[Finding]:
+    """What lies in stage, graveyard and scratch directory, and among the rolls in ``places``. Raises OSError."""
     for name in _names(session, STAGE):
         yield Finding(Area.HOME, STAGE, Kind.STAGE, "built, and never put into place", name)
     for name in _names(session, GRAVEYARD):
@@ -34,21 +31,23 @@ def leftovers(session: Session, marked: Iterable[bytes]) -> Iterator[Finding]:
     if session.overlay.upper is not None:
         if _has_our_scratch(session):
             yield Finding(Area.HOME, session.scratch, Kind.SCRATCH, "the scratch directory of a run that was cut off")
-        for roll in _stray_rolls(session, marked):
+        for roll in _stray_rolls(session, places):
             name = os.fsdecode(os.path.basename(roll))
             yield Finding(Area.HOME, b"", Kind.STRAY_ROLL, "a roll of no complete directory", name)
 
 
-def remove_leftover(session: Session, finding: Finding, marked: Iterable[bytes]) -> bool:
+def remove_leftover(session: Session, finding: Finding, places: Collection[bytes]) -> bool:
     """Remove one of :func:`leftovers`; False where it has to stay. Raises Refused, OSError."""
     if finding.kind in (Kind.STAGE, Kind.GRAVE) and finding.name is not None:
         with _opened_in_home(session, finding.path) as directory:
+            with suppress(FileNotFoundError, IsADirectoryError):
+                os.unlink(finding.name, dir_fd=directory)
             shutil.rmtree(finding.name, ignore_errors=True, dir_fd=directory)
-            return finding.name not in os.listdir(directory)
+            return lstat(directory, finding.name) is None
     if finding.kind is Kind.SCRATCH:
         return _remove_scratch(session)
     if finding.kind is Kind.STRAY_ROLL:
-        for roll in list(_stray_rolls(session, marked)):
+        for roll in list(_stray_rolls(session, places)):
             os.unlink(roll)
         return True
     return False
@@ -96,16 +95,18 @@ def _remove_scratch(session: Session) -> bool:
         return lstat(root, name) is None
 
 
-def _stray_rolls(session: Session, marked: Iterable[bytes]) -> Iterator[bytes]:
+def places_of_rolls(session: Session, marked: Iterable[bytes]) -> set[bytes]:
+    """Where rolls are: in the work directory, or where that is unknown, as the provenance of what is marked says."""
     overlay = session.overlay
-    directories = set()
+    if overlay.upper is None:
+        return set()
     if overlay.work is not None:
-        directories.add(rolls.directory_of(overlay, rolls.place(overlay, b"")))
-    else:
-        for path in marked:
-            provenance = decode(session.layers.upper_xattr(path, xattrs.PROVENANCE))
-            if provenance is not None and provenance.roll:
-                directories.add(rolls.directory_of(overlay, provenance.roll))
-    for roll in rolls.strays(session.layers, sorted(directories)):
+        return {rolls.directory_of(overlay, rolls.place(overlay, b""))}
+    records = (decode(session.layers.upper_xattr(path, xattrs.PROVENANCE)) for path in marked)
+    return {rolls.directory_of(overlay, record.roll) for record in records if record is not None and record.roll}
+
+
+def _stray_rolls(session: Session, places: Collection[bytes]) -> Iterator[bytes]:
+    for roll in rolls.strays(session.layers, sorted(places)):
         if _ROLL.fullmatch(os.path.basename(roll)):
             yield roll

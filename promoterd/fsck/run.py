@@ -3,9 +3,9 @@
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
-from promoterd.errors import LedgerError, Refused
+from promoterd.errors import LedgerError, MountGone, PromoterdError, Refused
 from promoterd.fsck import books, leftovers
-from promoterd.fsck.findings import Area, Finding, Kind, Report, Row
+from promoterd.fsck.findings import IN_HAND, KEPT_IN_UPPER, Area, Finding, Kind, Report, Row
 from promoterd.fsck.layer import LayerView, directories_of, layer_problems
 from promoterd.fsck.reading import Pacer
 from promoterd.fsck.repair import repair_layer_directory
@@ -60,6 +60,7 @@ class _Run:
         self._upper = list(marked_directories(session.layers, session.scratch)) if session.layers.upper >= 0 else []
         total = sum(entries for _, entries in (*self._layer, *self._upper))
         self._pacer = Pacer(rate, lambda done: advance(min(done, total), total))
+        self._places = leftovers.places_of_rolls(session, [path for path, _ in self._upper])
         self._checked = Checked(Report(writer=session.writer))
 
     def check(self) -> Checked:
@@ -67,10 +68,9 @@ class _Run:
         session, report = self._session, self._checked.report
         self._directories(Area.LAYER, self._layer)
         self._directories(Area.UPPER, self._upper)
-        marked = [path for path, _ in self._upper]
         if session.at_rest:
-            report.add(self._leftover(found, marked) for found in list(leftovers.leftovers(session, marked)))
-        report.add(self._records([*marked, *(path for path, _ in self._layer)]))
+            report.add(map(self._leftover, list(leftovers.leftovers(session, self._places))))
+        report.add(self._records([path for path, _ in (*self._upper, *self._layer)]))
         report.entries = self._pacer.entries
         return self._checked
 
@@ -90,8 +90,10 @@ class _Run:
         try:
             repair = repair_layer_directory if area is Area.LAYER else repair_upper_directory
             kept = repair(self._session, path, found.findings)
-        except Refused as refusal:
-            kept = str(refusal)
+        except MountGone:
+            raise
+        except PromoterdError as error:
+            kept = str(error)
         except OSError as error:
             kept = error.strerror or str(error)
         if kept is None:
@@ -108,10 +110,13 @@ class _Run:
 
         def problems(names: Collection[str]) -> Iterator[Finding]:
             with self._view(area, path) as view:
-                if isinstance(view, LayerView):
-                    yield from layer_problems(view, self._pacer, names)
-                else:
-                    yield from upper_problems(view, self._pacer, names)
+                found = (
+                    layer_problems(view, self._pacer, names)
+                    if isinstance(view, LayerView)
+                    else upper_problems(view, self._pacer, names)
+                )
+                passing = frozenset() if self._session.at_rest else IN_HAND
+                yield from (finding for finding in found if finding.kind not in passing)
 
         try:
             return looked_at_twice(area, path, state, problems)
@@ -124,11 +129,11 @@ class _Run:
         kind = LayerView if area is Area.LAYER else UpperView
         return kind(self._session.layers, path, self._session.identities)
 
-    def _leftover(self, finding: Finding, marked: list[bytes]) -> Row:
+    def _leftover(self, finding: Finding) -> Row:
         if not finding.is_error or not self._session.repairing:
             return Row(finding)
         try:
-            gone = leftovers.remove_leftover(self._session, finding, marked)
+            gone = leftovers.remove_leftover(self._session, finding, self._places)
         except (Refused, OSError) as error:
             return Row(finding, note=str(error))
         return Row(finding, corrected=gone, note=_DONE[Area.HOME] if gone else STILL_SO)
@@ -140,7 +145,8 @@ class _Run:
         wrong = [finding for finding in found if finding.kind is Kind.RECORD]
         note = _DONE[Area.LEDGER]
         try:
-            books.correct(self._session, [finding.path for finding in wrong])
+            if wrong:
+                books.correct(self._session, [finding.path for finding in wrong])
         except LedgerError as error:
             note, wrong = str(error), []
         return [
@@ -152,6 +158,8 @@ class _Run:
 def _judged(row: Row, left: Found, kept: str) -> Row:
     """What became of a finding, given what is left after the repair, and why if that is known."""
     if not row.finding.is_error:
+        return row
+    if row.finding.area is Area.UPPER and row.finding.kind in KEPT_IN_UPPER:
         return row
     wrong = {(finding.kind, finding.name) for finding in left.findings if finding.is_error}
     still = (row.finding.kind, row.finding.name) in wrong or left.more > 0

@@ -7,14 +7,14 @@ from promoterd.backends.base import Busy
 from promoterd.backends.reopening import finish_interrupted, finish_unmounted, reopen_unmounted
 from promoterd.errors import Refused
 from promoterd.fsck.books import on_disk
-from promoterd.fsck.findings import ENTRY, Finding, Kind
+from promoterd.fsck.findings import ENTRY, KEPT_IN_UPPER, Finding, Kind
 from promoterd.fsck.session import Session
 from promoterd.ledger import Ledger
 from promoterd.overlay import beneath
 from promoterd.overlay.times import restore_times
 from promoterd.paths import ancestors
 
-REOPENED = ENTRY | {Kind.MERGED_CHILD, Kind.LEANING, Kind.ROLL}
+REOPENED = ENTRY - KEPT_IN_UPPER | {Kind.MERGED_CHILD, Kind.LEANING, Kind.ROLL}
 """Kinds that a reopening corrects."""
 
 
@@ -39,7 +39,7 @@ def repair_upper_directory(session: Session, path: bytes, findings: Iterable[Fin
             if session.mounted:
                 return None
             _reopen(session, path)
-        elif kinds - {Kind.TIMES}:
+        elif kinds - KEPT_IN_UPPER - {Kind.TIMES}:
             return "nothing here tells what would be right"
     except (Busy, Refused) as error:
         return str(error)

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from promoterd.fsck.findings import Area, Finding, Kind
-from promoterd.fsck.judging import Facts, Problem, content_problems
+from promoterd.fsck.judging import Facts, Problem, content_problems, target_problem
 from promoterd.fsck.reading import LowerDirectory, Pace, lstat, opened_if_there, opened_lower
 from promoterd.overlay import beneath, rolls, xattrs
 from promoterd.overlay.listing import Layers
@@ -18,6 +18,8 @@ from promoterd.overlay.shadows import directory_stands_alone, file_stands_alone
 from promoterd.paths import display, join, parent
 from promoterd.provenance import Provenance, decode
 
+_ATTRIBUTES = frozenset({Kind.TIME, Kind.OWNER, Kind.MODE})
+"""What a user may have changed before the completion; it is the server's change if that came later (by its clock)."""
 _MARKS = (xattrs.OPAQUE_YES, xattrs.OPAQUE_FINALIZED)
 
 
@@ -92,8 +94,9 @@ def upper_problems(view: UpperView, pace: Pace, force: Collection[str] = ()) -> 
     problem = _verdict(view)
     if problem is not None:
         yield view.finding(problem)
-    elif view.provenance is not None:
-        yield from _entry_problems(view, view.provenance, pace, force)
+    elif view.provenance is not None and view.lower is not None:
+        roll = rolls.read(view.layers.overlay, view.provenance)
+        yield from _Entries(view, view.lower, view.provenance, roll).problems(pace, force)
 
 
 def _verdict(view: UpperView) -> Problem | None:
@@ -113,68 +116,79 @@ def _verdict(view: UpperView) -> Problem | None:
     return (Kind.GHOST, "the server has no such directory") if view.lower is None else None
 
 
-def _entry_problems(view: UpperView, provenance: Provenance, pace: Pace, force: Collection[str]) -> Iterator[Finding]:
-    lower = view.lower
-    assert lower is not None  # noqa: S101 - the caller looked
-    roll = rolls.read(view.layers.overlay, provenance)
-    if roll is None:
-        yield view.finding((Kind.ROLL, "the roll of the names that it had is lost or damaged"))
-    is_opaque = view.mark == xattrs.OPAQUE_YES
-    for name, facts, _ in lower.entries(pace, force):
-        shadow = lstat(view.upper, name)
+@dataclass(frozen=True, slots=True)
+class _Entries:
+    """The entries of a directory that carries a mark of ours, and what they are judged by."""
+
+    view: UpperView
+    lower: LowerDirectory
+    provenance: Provenance
+    roll: Roll | None
+
+    @property
+    def is_opaque(self) -> bool:
+        """Whether nothing of it is looked up below; or else only names that do not exist are not (``finalize``)."""
+        return self.view.mark == xattrs.OPAQUE_YES
+
+    def problems(self, pace: Pace, force: Collection[str]) -> Iterator[Finding]:
+        """One pass over the server's names, and one over upper's."""
+        if self.roll is None:
+            yield self.view.finding((Kind.ROLL, "the roll of the names that it had is lost or damaged"))
+        for name, facts, _ in self.lower.entries(pace, force):
+            for problem in self._shadowing(name, facts):
+                yield self.view.finding(problem, name)
+        with os.scandir(self.view.upper) as found:
+            for item in found:
+                if not item.is_dir(follow_symlinks=False):
+                    for problem in self._standing(item.name):
+                        yield self.view.finding(problem, item.name)
+
+    def _shadowing(self, name: str, facts: Facts) -> Iterator[Problem]:
+        """What is wrong with what stands in upper for an entry of the server's."""
+        shadow = lstat(self.view.upper, name)
         if shadow is None:
-            if roll is not None and not roll.knows(name):  # or else a user deleted it, which leaves nothing behind
-                yield view.finding((Kind.MISSING, "the server has it, and it is not shadowed"), name)
+            if self.roll is not None and not self.roll.knows(name):  # or else a user deleted it, leaving nothing behind
+                yield Kind.MISSING, "the server has it, and it is not shadowed"
         elif stat.S_ISDIR(facts.mode) and stat.S_ISDIR(shadow.mode):
-            if is_opaque and not directory_stands_alone(view.upper, name):
-                problem = Kind.MERGED_CHILD, "a directory of the server's below an opaque one: it shows as empty"
-                yield view.finding(problem, name)
-        elif _is_unmodified(view, name, shadow, provenance, roll):
-            for problem in _shadow_problems(view, name, facts, shadow):
-                yield view.finding(problem, name)
-    with os.scandir(view.upper) as found:
-        names = (item.name for item in found if not item.is_dir(follow_symlinks=False))
-        for name in names:
-            yield from _problems_of_upper(view, lower, name, provenance, roll, is_opaque=is_opaque)
+            if self.is_opaque and not directory_stands_alone(self.view.upper, name):
+                yield Kind.MERGED_CHILD, "a directory of the server's below an opaque one: it shows as empty"
+        elif self._is_unmodified(name, shadow):
+            for problem in self._differences(name, facts, shadow):
+                if problem[0] not in _ATTRIBUTES or facts.ctime_ns > self.provenance.completed_ns:
+                    yield problem
 
-
-def _problems_of_upper(
-    view: UpperView, lower: LowerDirectory, name: str, provenance: Provenance, roll: Roll | None, *, is_opaque: bool
-) -> Iterator[Finding]:
-    """What is wrong with an entry of upper whatever lower's listing says."""
-    shadow = lstat(view.upper, name)
-    if shadow is None:
-        return
-    if stat.S_ISREG(shadow.mode):
-        if is_opaque and not file_stands_alone(view.upper, name):
-            yield view.finding((Kind.LEANING, "a metacopy that looks for its data beside itself: EIO"), name)
+    def _standing(self, name: str) -> Iterator[Problem]:
+        """What is wrong with an entry of upper whatever lower's listing says."""
+        shadow = lstat(self.view.upper, name)
+        if shadow is None:
             return
-        redirect = _redirect_of_metacopy(view.upper, name)
-        if redirect is not None and not _resolves(view.layers, lower, view.path, redirect):
-            yield view.finding((Kind.REDIRECT, f"the server has no file {display(redirect)}: EIO"), name)
-    elif _is_unmodified(view, name, shadow, provenance, roll) and lower.find(name) is None:
-        yield view.finding((Kind.EXTRA, "a shadow of what the server has no more"), name)
+        if not stat.S_ISREG(shadow.mode):
+            if self._is_unmodified(name, shadow) and self.lower.find(name) is None:
+                yield Kind.EXTRA, "a shadow of what the server has no more"
+        elif self.is_opaque and not file_stands_alone(self.view.upper, name):
+            yield Kind.LEANING, "a metacopy that looks for its data beside itself: EIO"
+        else:
+            redirect = _redirect_of_metacopy(self.view.upper, name)
+            if redirect is not None and not _resolves(self.view.layers, self.lower, self.view.path, redirect):
+                yield Kind.REDIRECT, f"the server has no file {display(redirect)}: EIO"
 
+    def _is_unmodified(self, name: str, shadow: Facts) -> bool:
+        """Whether no user changed it since; see :func:`promoterd.overlay.shadows.is_unmodified_shadow`."""
+        if shadow.ctime_ns > self.provenance.completed_ns or xattrs.stat_is_whiteout(shadow.mode, shadow.rdev):
+            return False
+        if stat.S_ISREG(shadow.mode):
+            own = b"/" + join(self.view.path, os.fsencode(name))
+            return _redirect_of_metacopy(self.view.upper, name) == own
+        return not stat.S_ISDIR(shadow.mode) and self.roll is not None and self.roll.is_shadow(name)
 
-def _is_unmodified(view: UpperView, name: str, shadow: Facts, provenance: Provenance, roll: Roll | None) -> bool:
-    """Whether it is a shadow that no user changed; see :func:`promoterd.overlay.shadows.is_unmodified_shadow`."""
-    if shadow.ctime_ns > provenance.completed_ns or xattrs.stat_is_whiteout(shadow.mode, shadow.rdev):
-        return False
-    if stat.S_ISREG(shadow.mode):
-        own = b"/" + join(view.path, os.fsencode(name))
-        return _redirect_of_metacopy(view.upper, name) == own
-    return not stat.S_ISDIR(shadow.mode) and roll is not None and roll.is_shadow(name)
-
-
-def _shadow_problems(view: UpperView, name: str, facts: Facts, shadow: Facts) -> Iterator[Problem]:
-    problem = None
-    for problem in content_problems(facts, shadow):
-        yield problem
-    if problem is None and stat.S_ISLNK(facts.mode) and view.lower is not None:
-        here, there = os.readlink(name, dir_fd=view.upper), view.lower.target(name)
-        if here != there:
-            leads = "nowhere any more" if there is None else display(os.fsencode(there))
-            yield Kind.TARGET, f"leads to {display(os.fsencode(here))}, on the server to {leads}"
+    def _differences(self, name: str, facts: Facts, shadow: Facts) -> Iterator[Problem]:
+        problem = None
+        for problem in content_problems(facts, shadow):
+            yield problem
+        if problem is None and stat.S_ISLNK(facts.mode):
+            here, there = os.readlink(name, dir_fd=self.view.upper), self.lower.target(name)
+            if here != there:
+                yield target_problem(here, there)
 
 
 def _redirect_of_metacopy(upper: int, name: str) -> bytes | None:

@@ -29,7 +29,7 @@ from support.promotions import xattr
 from support.trees import OLD, Device, Fifo, File, Hardlink, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]
-Break = Callable[[MountedOverlay], None]
+Break = Callable[[MountedOverlay], object]
 TREE: Tree = {
     "opt": {
         "lib": {
@@ -102,6 +102,16 @@ def replace_link(path: bytes, target: str) -> None:
     keeping(path, change)
 
 
+def remove(how: Callable[[bytes], None], *paths: bytes) -> None:
+    for path in paths:
+        how(path)
+
+
+def become_link(path: bytes) -> None:
+    os.unlink(path)
+    os.symlink("x", path)
+
+
 def replace_device(path: bytes) -> None:
     status = os.stat(path)
 
@@ -166,7 +176,7 @@ BROKEN: dict[str, tuple[Break, str, set[str]]] = {
     "a directory is missing": (
         lambda m: keeping(
             m.in_rest("opt/lib/stub"),
-            lambda: (os.rmdir(m.in_files("opt/lib/stub")), os.rmdir(m.in_rest("opt/lib/stub"))),
+            lambda: remove(os.rmdir, m.in_files("opt/lib/stub"), m.in_rest("opt/lib/stub")),
             m.in_files(LIB),
         ),
         "missing",
@@ -237,8 +247,8 @@ BROKEN: dict[str, tuple[Break, str, set[str]]] = {
     "marks without shadows": (
         lambda m: keeping(
             m.in_files("opt/lib/sub"),
-            lambda: (shutil.rmtree(m.in_files("opt/lib/sub/deep")), os.mkdir(m.in_files("opt/lib/sub/deep"))),
-            m.in_files("opt/lib/sub"),
+            lambda: remove(os.unlink, *(m.in_files(f"opt/lib/sub/deep/f000{number}") for number in (0, 1))),
+            m.in_files("opt/lib/sub/deep"),
         ),
         "missing",
         at("sub/deep/f0000", "sub/deep/f0001"),
@@ -251,7 +261,7 @@ BROKEN: dict[str, tuple[Break, str, set[str]]] = {
         at("f0001"),
     ),
     "the server made a file a symlink": (
-        lambda m: (os.unlink(m.on_server("opt/lib/f0001")), os.symlink("x", m.on_server("opt/lib/f0001")))[1],
+        lambda m: become_link(m.on_server("opt/lib/f0001")),
         "type",
         at("f0001"),
     ),
