@@ -62,6 +62,7 @@ class _Run:
         self._pacer = Pacer(rate, lambda done: advance(min(done, total), total))
         self._places = leftovers.places_of_rolls(session, [path for path, _ in self._upper])
         self._checked = Checked(Report(writer=session.writer))
+        self._in_last_look = 0
 
     def check(self) -> Checked:
         """All of it, the layer first."""
@@ -71,7 +72,6 @@ class _Run:
         if session.at_rest:
             report.add(map(self._leftover, list(leftovers.leftovers(session, self._places))))
         report.add(self._records([path for path, _ in (*self._upper, *self._layer)]))
-        report.entries = self._pacer.entries
         return self._checked
 
     def _directories(self, area: Area, paths: Iterable[tuple[bytes, int]]) -> None:
@@ -84,6 +84,7 @@ class _Run:
     def _directory(self, area: Area, path: bytes) -> Found:
         found = self._look(area, path)
         self._checked.report.directories += 1
+        self._checked.report.entries += self._in_last_look
         if not found.has_errors or not self._session.repairing:
             self._checked.report.add(rows_of(found))
             return found
@@ -109,6 +110,7 @@ class _Run:
                 return view.state()
 
         def problems(names: Collection[str]) -> Iterator[Finding]:
+            before = self._pacer.entries
             with self._view(area, path) as view:
                 found = (
                     layer_problems(view, self._pacer, names)
@@ -117,7 +119,9 @@ class _Run:
                 )
                 passing = frozenset() if self._session.at_rest else IN_HAND
                 yield from (finding for finding in found if finding.kind not in passing)
+            self._in_last_look = self._pacer.entries - before
 
+        self._in_last_look = 0
         try:
             return looked_at_twice(area, path, state, problems)
         except Refused as refusal:

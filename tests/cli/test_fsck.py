@@ -52,7 +52,7 @@ def test_a_layer_found_broken_and_put_right(layered: Site) -> None:
     assert found.code == 4
     line, summary = found.out.splitlines()
     assert line.startswith("error layer /app/lib/odd \\xff\\n[red]: mode 0600, the server has 0644 (--repair ")
-    assert summary == "4 directories checked, 50 entries: 1 left"
+    assert summary == "4 directories checked, 25 entries: 1 left"
     repaired = fsck(layered, "--repair")
     assert repaired.code == 1
     assert repaired.out.splitlines()[0].startswith("corrected layer /app/lib/odd \\xff\\n[red]: mode 0600")

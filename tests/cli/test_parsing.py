@@ -11,7 +11,7 @@ from promoterd.cli.entry import execute
 
 COMMANDS = (
     "run", "check", "doctor", "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload",
-    "demo",
+    "demo", "fsck",
 )  # fmt: skip
 
 

@@ -320,6 +320,23 @@ def test_a_layer_that_is_in_order(mounted: MountedOverlay) -> None:
     assert found.entries == 6 + 10 + 4 + 2
 
 
+def test_it_costs_the_server_one_listing(make_overlay: MakeOverlay) -> None:
+    """One pass with attributes; nothing is asked entry by entry, neither for what is right nor for what is wrong."""
+    mounted = make_overlay({"d": files(2000)}, counting=True, layered=True, timeouts=60)
+    Layer(mounted).complete("d")
+    for damaged in (False, True):
+        if damaged:
+            make_file(mounted.in_files("d/more"))
+            unlink(mounted.in_files("d/f0007"))
+        mounted.remount()
+        mounted.counted.reset()
+        report = checked(mounted)
+        counts = mounted.counted.counts()
+        assert report.uncorrected == 2 * damaged
+        assert counts["GETXATTR"] + counts["LISTXATTR"] + counts["OPEN"] + counts["READ"] < 30, counts
+        assert counts["LOOKUP"] + counts["LOOKUP_NEGATIVE"] + counts["GETATTR"] < 2000 + 60, counts
+
+
 def test_an_open_directory_lacks_nothing(mounted: MountedOverlay) -> None:
     os.removexattr(mounted.in_rest(LIB), OPAQUE)
     os.unlink(mounted.in_files("opt/lib/f0003"))
