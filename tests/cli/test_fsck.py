@@ -13,7 +13,7 @@ from promoterd.overlay.lock import WriterLock
 from support.checking import assert_shows_the_server, checked, errors
 from support.commands import Ran, on_a_terminal, promoterd
 from support.daemons import RunningDaemon, daemons, mount_policy
-from support.layers import OPAQUE, Layer
+from support.handmade import OPAQUE, Layer
 from support.promotions import assert_marks_are_sound, xattr
 from support.sites import Site
 from support.trees import files

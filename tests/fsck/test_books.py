@@ -14,7 +14,7 @@ from promoterd.opening import identify_upper
 from promoterd.overlay.mounts import overlay_at
 from promoterd.states import State
 from support.checking import checked, errors, left
-from support.layers import MARK, OPAQUE, Layer
+from support.handmade import MARK, OPAQUE, Layer
 from support.overlays import MountedOverlay
 from support.trees import files
 

@@ -23,7 +23,7 @@ from support.checking import (
     kinds,
     left,
 )
-from support.layers import COPY, MARK, METACOPY, OPAQUE, REDIRECT, Layer, dress, start_anew
+from support.handmade import COPY, MARK, METACOPY, OPAQUE, REDIRECT, Layer, dress, start_anew
 from support.overlays import MountedOverlay
 from support.promotions import xattr
 from support.trees import OLD, Device, Fifo, File, Hardlink, Symlink, Tree, files

@@ -9,7 +9,7 @@ import pytest
 
 from promoterd.overlay.lock import WriterLock
 from support.checking import assert_shows_the_server, checked, errors, information, left
-from support.layers import Layer
+from support.handmade import Layer
 from support.overlays import MountedOverlay
 from support.promotions import Bench, xattr
 from support.trees import OLD, build, files

@@ -8,7 +8,7 @@ import pytest
 
 from support import overlays
 from support.checking import assert_shows_the_server, checked, errors, left
-from support.layers import METACOPY, REDIRECT, Layer, start_anew
+from support.handmade import METACOPY, REDIRECT, Layer, start_anew
 from support.overlays import MountedOverlay
 from support.trees import OLD, Symlink, Tree, files
 
