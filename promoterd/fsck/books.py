@@ -18,7 +18,7 @@ _MARKS = (xattrs.OPAQUE_YES, xattrs.OPAQUE_FINALIZED)
 
 
 def disagreements(session: Session, marked: Collection[bytes]) -> list[Finding]:
-    """Directories of which ledger and disk say different things, twice; ``marked`` are those with provenance.
+    """Directories of which ledger and disk say different things, twice the same; ``marked`` are those with provenance.
 
     What was begun and not finished is left to the daemon's next start.
     """
@@ -26,7 +26,8 @@ def disagreements(session: Session, marked: Collection[bytes]) -> list[Finding]:
         found = _differing(session, marked)
         if found:
             time.sleep(_SETTLE)
-            found &= _differing(session, marked)
+            later = _differing(session, marked)
+            found = {path: said for path, said in found.items() if later.get(path) == said}
     except LedgerError as error:
         return [Finding(Area.LEDGER, b"", Kind.UNREADABLE, str(error))]
     return [
@@ -71,17 +72,19 @@ def on_disk(session: Session, path: bytes) -> Provenance | None:
     return next((found for mark, found in _provenances(session, path) if mark in _MARKS), None)
 
 
-def _differing(session: Session, marked: Collection[bytes]) -> set[bytes]:
+def _differing(session: Session, marked: Collection[bytes]) -> dict[bytes, tuple[object, ...]]:
+    """Directories that differ, with what both sides say: another completion, or another record, is another case."""
     known = session.peek()
     if known is None:
-        return set()
-    claimed = {path for path, state in known.directories.items() if state in MARKED}
-    return {
-        path
-        for path in claimed.union(marked) - known.unfinished
-        if (path in claimed) != (on_disk(session, path) is not None)
-        and not (path in claimed and any(_provenances(session, path)))  # open: complete again before long
-    }
+        return {}
+    claimed = {path: said for path, said in known.directories.items() if said[0] in MARKED}
+    found: dict[bytes, tuple[object, ...]] = {}
+    for path in (claimed.keys() | set(marked)) - known.unfinished:
+        record = on_disk(session, path)
+        # where there is provenance without a mark it is open, and complete again before long
+        if (path in claimed) != (record is not None) and not (path in claimed and any(_provenances(session, path))):
+            found[path] = claimed.get(path), None if record is None else record.completed_ns
+    return found
 
 
 def _provenances(session: Session, path: bytes) -> Iterable[tuple[bytes | None, Provenance]]:

@@ -18,7 +18,8 @@ class Peek:
 
     mountpoint: bytes
     layers: tuple[bytes, ...]
-    directories: dict[bytes, State] = field(default_factory=dict)
+    directories: dict[bytes, tuple[State, float]] = field(default_factory=dict)
+    """The state of each, and since when."""
     unfinished: frozenset[bytes] = frozenset()
 
 
@@ -38,11 +39,11 @@ def _read(connection: sqlite3.Connection, upper_id: str) -> Peek | None:
     upper = connection.execute("SELECT mountpoint, layers FROM uppers WHERE id = ?", (upper_id,)).fetchone()
     if upper is None:
         return None
-    states = connection.execute("SELECT path, state FROM directories WHERE upper_id = ?", (upper_id,))
+    states = connection.execute("SELECT path, state, since FROM directories WHERE upper_id = ?", (upper_id,))
     journal = connection.execute("SELECT path FROM journal WHERE upper_id = ?", (upper_id,))
     return Peek(
         bytes(upper[0]),
         tuple(layer.encode("utf-8", "surrogateescape") for layer in json.loads(upper[1])),
-        {bytes(path): State(state) for path, state in states},
+        {bytes(path): (State(state), since) for path, state, since in states},
         frozenset(bytes(path) for (path,) in journal),
     )

@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from promoterd.fsck.findings import Kind
 from promoterd.fsck.run import check
 from promoterd.fsck.session import opened_session
+from promoterd.overlay.lock import WriterLock
 from promoterd.overlay.mounts import overlay_at
 from promoterd.provenance import Provenance
 from support import overlays
@@ -433,6 +435,41 @@ def test_many_of_a_kind_are_counted(make_overlay: MakeOverlay) -> None:
     repaired = checked(mounted, repair=True)
     assert (repaired.corrected, repaired.uncorrected) == (150, 0)
     assert_shows_the_server(mounted)
+
+
+def test_what_is_being_brought_in_line_is_no_finding(mounted: MountedOverlay) -> None:
+    """The server changes a file again and again, and each time its stub follows, a moment later."""
+    over = threading.Event()
+    changes: list[int] = []
+    layer = Layer(mounted)
+    stage = mounted.layer_home + b"/promoterd.stage"
+    os.mkdir(stage)
+
+    def follow() -> None:
+        while not over.is_set():
+            size = 10 + len(changes) % 50
+            resize(mounted.on_server("opt/lib/f0003"), size)
+            new = stage + b"/new"
+            with open(new, "xb") as file:
+                file.truncate(size)
+            os.setxattr(new, METACOPY, b"")
+            os.setxattr(new, REDIRECT, b"/opt/lib/f0003")
+            dress(mounted.on_server("opt/lib/f0003"), new)
+            os.rename(new, mounted.in_files("opt/lib/f0003"))
+            layer.dress_ancestors(LIB)
+            changes.append(size)
+
+    with WriterLock(mounted.upper):
+        worker = threading.Thread(target=follow)
+        worker.start()
+        try:
+            reports = [checked(mounted) for _ in range(10)]
+        finally:
+            over.set()
+            worker.join()
+    assert len(changes) > 20
+    assert [errors(report) for report in reports if errors(report)] == []
+    assert checked(mounted, repair=True).rows == []
 
 
 def test_several_lower_layers(make_overlay: MakeOverlay) -> None:

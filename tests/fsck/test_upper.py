@@ -1,6 +1,7 @@
 """Marks on upper directories: what each relies on is taken away, found, and the directory reopened."""
 
 import os
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -177,6 +178,18 @@ class TestWhatWasCutOff:
         assert xattr(bench.mounted.in_upper(SUB), OPAQUE) == b"y"
         assert checked(bench.mounted).exit_code == 0
         assert_same_view(view_below(bench.mounted.lowers[0]), view_below(bench.mounted.mountpoint))
+
+    def test_in_a_reopening(self, bench: Bench, offline: bool) -> None:
+        """The whiteouts were written, the mark was removed, and then the power failed: what was deleted stays so."""
+        os.unlink(bench.mounted.at("opt/lib/f0001"))
+        os.mknod(bench.mounted.in_upper("opt/lib/f0001"), stat.S_IFCHR, 0)
+        os.removexattr(bench.mounted.in_upper(LIB), OPAQUE)
+        bench.activate()
+        assert ("unfinished", "/opt/lib") in errors(checked(bench.mounted, offline=offline))
+        assert checked(bench.mounted, offline=offline, repair=True).exit_code == 1
+        assert not os.path.lexists(bench.mounted.at("opt/lib/f0001"))
+        assert os.path.exists(bench.mounted.at("opt/lib/f0002"))
+        assert checked(bench.mounted).exit_code == 0
 
     def test_in_the_middle_of_a_change(self, bench: Bench, offline: bool) -> None:
         directory = bench.mounted.in_upper(LIB)

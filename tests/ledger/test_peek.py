@@ -17,15 +17,15 @@ def test_while_it_is_open_and_written(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         ledger.see_upper("u", b"/mnt\xff", (b"/upper", b"/lower\xfe"), time.time())
         book = ledger.of("u")
-        book.put(DirectoryRecord(b"a\xff", State.ACTIVE, time.time()))
+        book.put(DirectoryRecord(b"a\xff", State.ACTIVE, 5.0))
         book.begin(b"b", "promote", "shadow", time.time())
         assert peek(str(tmp_path), "u") == Peek(
-            b"/mnt\xff", (b"/upper", b"/lower\xfe"), {b"a\xff": State.ACTIVE}, frozenset({b"b"})
+            b"/mnt\xff", (b"/upper", b"/lower\xfe"), {b"a\xff": (State.ACTIVE, 5.0)}, frozenset({b"b"})
         )
-        book.put(DirectoryRecord(b"a\xff", State.STALE, time.time()))
+        book.put(DirectoryRecord(b"a\xff", State.STALE, 6.0))
         found = peek(str(tmp_path), "u")
         assert found is not None
-        assert found.directories == {b"a\xff": State.STALE}
+        assert found.directories == {b"a\xff": (State.STALE, 6.0)}
     assert peek(str(tmp_path), "another") is None
 
 
