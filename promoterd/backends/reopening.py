@@ -110,6 +110,22 @@ def finish_interrupted(layers: Layers, path: bytes) -> int:
         return len(undoings)
 
 
+def finish_unmounted(layers: Layers, path: bytes) -> None:
+    """As :func:`finish_interrupted` for ``path`` alone, in the layers of an overlay that is not mounted anywhere.
+
+    Also what a promotion that was cut off before the mark left beside the directory. Raises Refused, OSError.
+    """
+    provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
+    if provenance is None or layers.upper_xattr(path, xattrs.OPAQUE) is not None:
+        return
+    with ExitStack() as stack:
+        undoing = _take_up(layers, path, provenance, xattrs.OPAQUE_YES, stack)
+        restore_times(undoing.directory)
+        _unmark(layers, [undoing], None)
+        _forget(layers, undoing)
+        layers.sync_upper()
+
+
 def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> None:
     first = show(undoings[0].path)
     try:

@@ -194,6 +194,41 @@ def explain(path: Directory, config: Config = None, socket: Socket = None, as_js
 
 
 @app.command()
+def fsck(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    mount: SomeMount = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Put right what is safe to. Not while the daemon works there.")
+    ] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Check layers that are not mounted.")] = False,
+    upper: Annotated[
+        str | None, typer.Option(metavar="DIR", help="With --offline: the upper layer.", show_default=False)
+    ] = None,
+    lower: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="DIR",
+            help="With --offline: a lower layer, the topmost first, those of a metadata layer too.  [default: those it "
+            "had last]",
+            show_default=False,
+        ),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0, metavar="ENTRIES", help="Look at so many entries a second at most; 0: no limit.")
+    ] = 0,
+    config: Config = None,
+    as_json: Json = False,
+) -> int:
+    """Check every completion against the server. Says what is wrong, and repairs it if asked to; exits as fsck(8)."""
+    from promoterd.cli import fsck as checking
+
+    wanted = checking.Wanted(mount, repair=repair, rate=rate)
+    if offline:
+        return checking.check_offline(wanted, upper, lower, config, as_json=as_json)
+    checking.refuse_offline_options(upper=upper, lower=lower)
+    return checking.check_mounted(wanted, config, as_json=as_json)
+
+
+@app.command()
 def pause(mount: SomeMount = None, config: Config = None, socket: Socket = None, as_json: Json = False) -> None:
     """Promote nothing until `resume`. What is complete stays so."""
     from promoterd.cli import asking

@@ -34,29 +34,31 @@ def execute(arguments: Sequence[str]) -> int:
     """Run one command; its exit code."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     as_json = "--json" in options
+    command = next((argument for argument in options if not argument.startswith("-")), "")
     try:
         done = typer.main.get_command(app).main(list(arguments), prog_name="promoterd", standalone_mode=False)
     except OutputClosed:
         _detach_stdout()
         return CLOSED
     except BaseException as error:  # noqa: BLE001 - no traceback reaches a user
-        return _report(error, as_json=as_json)
+        return _report(error, command, as_json=as_json)
     if done == Interrupted.exit_code:
-        return _report(KeyboardInterrupt(), as_json=as_json)
+        return _report(KeyboardInterrupt(), command, as_json=as_json)
     return done if isinstance(done, int) else 0
 
 
-def _report(error: BaseException, *, as_json: bool) -> int:
+def _report(error: BaseException, command: str, *, as_json: bool) -> int:
     if isinstance(error, SystemExit):
         return error.code if isinstance(error.code, int) else 1
     if os.environ.get("PROMOTERD_DEBUG"):
         warn("".join(traceback.format_exception(error)).rstrip())
     problem = explain(error)
+    code = _code_of(problem, command)
     if as_json:
         from promoterd.control.protocol import error_to_message
 
         try:
-            say_json({"error": error_to_message(problem)})
+            say_json({"error": {**error_to_message(problem), "exit_code": code}})
         except (OutputClosed, PromoterdError):
             _detach_stdout()
     else:
@@ -66,7 +68,16 @@ def _report(error: BaseException, *, as_json: bool) -> int:
         )
         if problem.hint:
             warn(f"  way out: {problem.hint}")
-    return problem.exit_code
+    return code
+
+
+def _code_of(problem: PromoterdError, command: str) -> int:
+    """The error's own, but for ``fsck``, whose codes are those of its kind."""
+    if command != "fsck":
+        return problem.exit_code
+    from promoterd.fsck.findings import exit_code_of
+
+    return exit_code_of(problem)
 
 
 def explain(error: BaseException) -> PromoterdError:

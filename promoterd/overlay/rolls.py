@@ -9,7 +9,7 @@ fs/overlayfs/super.c). Provenance says where, from the upper directory on.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -101,17 +101,27 @@ def sweep(layers: Layers) -> int:
     """Remove the rolls of directories that are not complete any more, or elsewhere; says how many. Raises OSError."""
     if layers.overlay.upper is None or layers.overlay.work is None:
         return 0
-    removed = 0
-    directory = os.path.dirname(_absolute(layers.overlay, place(layers.overlay, b"")))
-    with suppress(FileNotFoundError):
-        for name in os.listdir(directory):
-            absolute = os.path.join(directory, name)
-            completed, path = _head(absolute)
-            provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
-            if provenance is None or _stamp(provenance) != completed or not provenance.is_at(path):
-                os.unlink(absolute)
-                removed += 1
-    return removed
+    found = list(strays(layers, [directory_of(layers.overlay, place(layers.overlay, b""))]))
+    for roll in found:
+        os.unlink(roll)
+    return len(found)
+
+
+def strays(layers: Layers, directories: Iterable[bytes]) -> Iterator[bytes]:
+    """Rolls in ``directories`` of what is not complete any more, or elsewhere. Raises OSError."""
+    for directory in directories:
+        with suppress(FileNotFoundError):
+            for name in os.listdir(directory):
+                absolute = os.path.join(directory, name)
+                completed, path = _head(absolute)
+                provenance = decode(layers.upper_xattr(path, xattrs.PROVENANCE))
+                if provenance is None or _stamp(provenance) != completed or not provenance.is_at(path):
+                    yield absolute
+
+
+def directory_of(overlay: Overlay, roll: str) -> bytes:
+    """The directory that a roll lies in, given as provenance says it."""
+    return os.path.dirname(_absolute(overlay, roll))
 
 
 def _absolute(overlay: Overlay, roll: str) -> bytes:
