@@ -97,7 +97,8 @@ def _misfits(overlay: Overlay, directory: _Merged, names: list[_Names]) -> list[
     for root, layer in zip(directory.roots, names, strict=True):
         own = sorted(layer.visible - seen)[:_SAMPLE]
         seen |= layer.visible | layer.hidden
-        if root != overlay.upper and own and (reason := _difference(overlay, root, directory.path, own, merged)):
+        ours = root == overlay.upper or root in overlay.metadata  # where a crash may have left what has no effect yet
+        if not ours and own and (reason := _difference(overlay, root, directory.path, own, merged)):
             misplaced.append(Misplaced(root, reason))
     if not misplaced and overlay.lowers:
         extra = [join(directory.path, name) for name in sorted(merged - seen)[:_SAMPLE]]
