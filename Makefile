@@ -54,6 +54,12 @@ test: $(VENV)/.dev packages-test
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -m 'not system' $(ARGS)
 
+## make stress      what takes too long for every day: 10^7 operations of readers, 10^6 entries, a kill at every point
+.PHONY: stress
+stress: $(VENV)/.dev packages-test
+	PROMOTERD_STRESS=1 $(BIN)/python -m pytest -rP -m stress $(ARGS)
+	PROMOTERD_STRESS=1 $(BIN)/python -m pytest tests/backends/test_layer_crashes.py
+
 ## make lint        ruff: rules and format
 .PHONY: lint
 lint: $(VENV)/.dev

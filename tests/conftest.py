@@ -24,6 +24,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "needs(*what): root, fuse, overlay, loop or a program; see tests/support/needs.py"
     )
+    config.addinivalue_line("markers", "stress: takes so long that only `make stress` runs it")
     config.addinivalue_line("markers", "system: needs root, FUSE, an overlay or the like; set by itself")
     leftovers.adopt_orphans()
     # a shell starts what runs in its background with SIGINT ignored, and so would be the commands that tests interrupt
