@@ -21,7 +21,17 @@ from pydantic import (
 
 from lab.errors import LabError
 
-STATES: Final = ("plain", "unpromoted", "metacopy", "opaque", "layer", "layer+chain", "prime", "finalize")
+STATES: Final = (
+    "plain",
+    "unpromoted",
+    "metacopy",
+    "opaque",
+    "layer",
+    "layer+chain",
+    "layer+chain+data",
+    "prime",
+    "finalize",
+)
 """How directories are seen: over NFS without an overlay, through one, and promoted in one way or another. In the order
 in which they are reported."""
 WORKLOADS: Final = ("stat existing", "stat missing", "access", "readdir", "ls -l", "open+read")

@@ -10,12 +10,25 @@ REQUIRED: Final[tuple[State, ...]] = ("plain", "unpromoted", "metacopy", "opaque
 PROMOTED: Final[tuple[State, ...]] = ("metacopy", "opaque")
 """Those of them that a promotion leads to."""
 
-NOENT_SHARE: Final[Mapping[State, float]] = {"opaque": 0.001, "layer": 0.001, "layer+chain": 0.001}
+NOENT_SHARE: Final[Mapping[State, float]] = dict.fromkeys(("opaque", "layer", "layer+chain", "layer+chain+data"), 0.001)
 """Of plain's lookups answered with ENOENT, how many may be left in a launch."""
 
-LAUNCH_SHARE: Final[Mapping[State, float]] = {"unpromoted": 1.1, "metacopy": 1.15, "opaque": 0.3, "prime": 1.0}
+LAUNCH_SHARE: Final[Mapping[State, float]] = {
+    "unpromoted": 1.1,
+    "metacopy": 1.15,
+    "opaque": 0.3,
+    "prime": 1.0,
+    "layer": 0.25,
+    "layer+chain": 0.25,
+    "layer+chain+data": 0.05,
+}
 """Of plain's RPCs, how many a launch may take; on Linux 6.12 it was 1.00, 1.02, 0.24 and 0.92 over NFS 4.2."""
-LAUNCH_SHARE_SHORT: Final[Mapping[State, float]] = {"unpromoted": 1.1, "metacopy": 1.15, "opaque": 0.5, "prime": 1.0}
+LAUNCH_SHARE_SHORT: Final[Mapping[State, float]] = LAUNCH_SHARE | {
+    "opaque": 0.5,
+    "layer": 0.4,
+    "layer+chain": 0.4,
+    "layer+chain+data": 0.1,
+}
 """The same for the short run, in which the names that exist weigh more: 0.97, 1.01 and 0.43."""
 BY_HEAT_SHARE: Final = 0.85
 """The same for a launch after promotion by heat alone: 0.67 of plain's RPCs, and 0.76 in the short run."""
@@ -24,6 +37,10 @@ COLD_LOOKUPS: Final = 500
 """Looking at 500 files takes no fewer where caches are cold and the names are not kept by a layer of their own."""
 ANSWERED_LOCALLY: Final[Mapping[str, int]] = {"stat missing": 20, "readdir": 20}
 """RPCs that a complete directory may take, for the directories on the way to it; it was 4."""
+IN_LAYER: Final[Mapping[str, int]] = {"stat existing": 20, "stat missing": 20, "access": 20, "readdir": 20, "ls -l": 20}
+"""The same in a metadata layer, below growing directories; it was 2."""
+IN_CHAIN: Final[Mapping[str, int]] = dict.fromkeys(IN_LAYER, 0)
+"""Where every ancestor is complete as well, nothing at all."""
 KNOWN: Final[Mapping[str, int]] = {"stat existing": 20, "readdir": 20, "ls -l": 20}
 """RPCs that a directory may take that was just read; it was 0."""
 
@@ -31,6 +48,7 @@ RPCS_PER_ENTRY: Final[Mapping[State, Mapping[str, float]]] = {
     "metacopy": {"4.2": 7.0, "4.1": 5.0, "4.0": 5.0, "3": 2.0},
     "opaque": {"4.2": 8.0, "4.1": 6.0, "4.0": 6.0, "3": 3.5},
     "prime": {"4.2": 0.5, "4.1": 0.5, "4.0": 0.5, "3": 0.5},
+    **dict.fromkeys(("layer", "layer+chain", "layer+chain+data"), dict.fromkeys(("4.2", "4.1", "4.0", "3"), 3.0)),
 }
 """What promoting an entry may take, for each version of NFS. Measured on Linux 6.12 with 2,000 entries: by chown (which
 is ``metacopy``) 5.84 on 4.2 with cold caches, namely 2 LISTXATTRS, GETACL, OPEN, CLOSE and 0.84 LOOKUP; with warm ones
@@ -124,7 +142,14 @@ def _workloads(run: Run) -> Iterator[str]:
         cell = run.workloads.get(state, {}).get("stat existing")
         if cell is not None and cell.rpcs.get("LOOKUP", 0) < COLD_LOOKUPS:
             yield f"stat existing in the state {state} took {cell.rpcs.get('LOOKUP', 0)} LOOKUPs: caches were warm"
-    for state, kind, bounds in (("opaque", "complete", ANSWERED_LOCALLY), ("prime", "primed", KNOWN)):
+    kinds = (
+        ("opaque", "complete", ANSWERED_LOCALLY),
+        ("prime", "primed", KNOWN),
+        ("layer", "layered", IN_LAYER),
+        ("layer+chain", "chained", IN_CHAIN),
+        ("layer+chain+data", "chained", IN_CHAIN),
+    )
+    for state, kind, bounds in kinds:
         for workload, bound in bounds.items():
             cell = run.workloads.get(state, {}).get(workload)
             if cell is not None and run.requests(cell) > bound:

@@ -14,15 +14,13 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 from promoterd.backends.layer import entries
-from promoterd.backends.layer.home import Home, fresh_name, parents_times_kept, remove_tree
+from promoterd.backends.layer.home import Home, fresh_name, longest_path, parents_times_kept, remove_tree
 from promoterd.overlay import activation, beneath, syscalls, xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
 from promoterd.paths import ancestors, parent
 
 FILES, REST = b"files", b"rest"
-_LONGEST_PATH = 1500
-"""What a note holds of a path, since ext4 keeps no more than a block of attributes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +55,7 @@ def grave(home: Home, path: bytes, *, shown: int, mounting: str) -> Iterator[int
     name = fresh_name()
     os.mkdir(name, 0o700, dir_fd=home.graveyard)
     with beneath.opened(home.graveyard, name) as opened:
-        if len(path) > _LONGEST_PATH:  # it waits for an unmount
+        if 2 * len(path) > longest_path(opened):  # in hexadecimal; it waits for an unmount
             path, shown = b"", 0
         note = {"path": path.hex(), "mounting": mounting, "shown": shown}
         xattrs.put(xattrs.descriptor(opened), xattrs.TAKEN, json.dumps(note).encode())

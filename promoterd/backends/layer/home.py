@@ -18,6 +18,7 @@ from promoterd.paths import parent
 
 STAGE, GRAVEYARD = b"promoterd.stage", b"promoterd.graveyard"
 _MODE = 0o700
+_OTHER_ATTRIBUTES = 512
 _serial = count()
 
 
@@ -70,6 +71,14 @@ def layer_xattr(layers: Layers, path: bytes, attribute: str) -> bytes | None:
             return xattrs.get(xattrs.descriptor(directory), attribute)
     except (FileNotFoundError, NotADirectoryError):
         return None
+
+
+def longest_path(directory: int) -> int:
+    """How long a path may be, in bytes, for the layer's file system to keep it in an attribute beside our own.
+
+    ext4 has one block for all attributes of an inode (Documentation/filesystems/ext4/attributes.rst).
+    """
+    return os.fstatvfs(directory).f_bsize - _OTHER_ATTRIBUTES
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dataclasses import replace
 from promoterd.backends.base import DirectoryTerms, PlannedDirectory, Terms
 from promoterd.backends.denied import refused_where_denied
 from promoterd.backends.layer.entries import reports_acls
-from promoterd.backends.layer.home import layer_xattr
+from promoterd.backends.layer.home import layer_xattr, longest_path
 from promoterd.backends.layer.plans import LayerPlan
 from promoterd.backends.layer.watched import leave_out_watched
 from promoterd.backends.obstacles import (
@@ -33,8 +33,6 @@ from promoterd.paths import ancestors, join, show
 from promoterd.provenance import decode
 
 _ANY_AGE = 1 << 63
-LONGEST_PATH = 3000
-"""With a name and our own record below what ext4 holds in attributes, one block, whatever the others are."""
 
 
 def plan_layer(layers: Layers, path: bytes, terms: Terms) -> LayerPlan:
@@ -163,11 +161,11 @@ def _listing(
     """What lower has there. Raises Refused where it must not be complete (now)."""
     if demands.forbidden is not None:
         raise refused(path, directory, demands.forbidden)
-    if len(directory) > LONGEST_PATH:
+    if len(directory) > (longest := longest_path(layers.metadata[1])):
         raise refused(
             path,
             directory,
-            f"its path has more than {LONGEST_PATH} bytes, and those of its entries may not fit into an attribute",
+            f"its path has more than {longest} bytes, and does not fit into an attribute on the layer's file system",
             "promote directories above it",
         )
     if not demands.copy_xattrs:
