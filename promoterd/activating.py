@@ -28,7 +28,7 @@ class Activated:
     active: tuple[bytes, ...]
     pinned: tuple[bytes, ...]
     kept: int = 0
-    """What was taken out and something may still refer to, and what is not heard because something holds it."""
+    """What was taken out and something may still refer to, and what something holds that has to be heard anew."""
 
 
 async def activate(mount: Mounted) -> Activated:
@@ -45,25 +45,25 @@ async def _activate(mount: Mounted) -> Activated:
     started = mount.clock()
     active: list[bytes] = []
     pinned: list[bytes] = []
-    deaf = sorted(mount.deaf)
-    renewed: list[bytes] = []
-    await mount.quiet(waiting)
+    renewing = sorted(mount.renewing)
+    await mount.quiet([*waiting, *renewing])
     try:
-        before = await _inodes(mount, [*waiting, *deaf])
+        before = await _inodes(mount, [*waiting, *renewing])
         await mount.run(activation.reconfigure, mount.overlay)
-        after = await _inodes(mount, [*waiting, *deaf])
-        renewed = [path for path in deaf if before.get(path) is None or before[path] != after.get(path)]
+        after = await _inodes(mount, [*waiting, *renewing])
+        mount.renewing.difference_update(
+            path for path in renewing if before.get(path) is None or before[path] != after.get(path)
+        )
         for path in waiting:
             seen = (before.get(path), after.get(path))
             await _judge(mount, path, active, pinned, is_new=None not in seen and seen[0] != seen[1])
         kept = await mount.with_layers(mount.backend.sweep)
     finally:
-        mount.deaf.difference_update(renewed)
-        await mount.hear([*(path for path in waiting if path not in pinned), *renewed])
+        await mount.hear([*(path for path in waiting if path not in pinned), *renewing])
     mount.metrics.activated(len(active), len(pinned), mount.clock() - started)
     if waiting:
         mount.log.info("activation", active=len(active), pinned=len(pinned))
-    return Activated(tuple(active), tuple(pinned), kept + len(mount.deaf))
+    return Activated(tuple(active), tuple(pinned), kept + len(mount.renewing))
 
 
 async def _inodes(mount: Mounted, paths: Sequence[bytes]) -> dict[bytes, int]:

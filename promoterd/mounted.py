@@ -67,8 +67,8 @@ class Mounted:
     rearm: Callable[[Sequence[bytes]], object] = _nothing
     heard: Callable[[], Sequence[bytes]] = _nobody
     """The directories that are heard now."""
-    deaf: set[bytes] = field(default_factory=set)
-    """Directories that are not heard until the overlay has made their inodes anew: a watch would keep the old ones."""
+    renewing: set[bytes] = field(default_factory=set)
+    """Directories that the overlay will know by other inodes, so that they have to be heard anew when it does."""
     paused: str | None = None
     stopping: bool = False
     busy: set[bytes] = field(default_factory=set)
@@ -112,11 +112,10 @@ class Mounted:
         """Do not hear these directories until :meth:`hear`: what we read there ourselves is no heat (I8)."""
         await self.run(self.disarm, paths)
 
-    async def deafen(self, paths: Sequence[bytes]) -> None:
-        """Do not hear these directories until the overlay knows them by another inode, or no more."""
+    def renew(self, paths: Sequence[bytes]) -> None:
+        """Hear these directories anew once the overlay knows them by another inode: a watch would keep the old one."""
         if paths:
-            await self.quiet(paths)
-            self.deaf.update(paths)
+            self.renewing.update(paths)
             self.unsettled = True
 
     async def hear(self, paths: Sequence[bytes]) -> None:

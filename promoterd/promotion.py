@@ -124,7 +124,7 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     marked: list[bytes] = []
     await mount.quiet(closure)
     heard = {*mount.heard(), *ancestors(path)}
-    await mount.deafen([directory for directory in plan.renewed if directory in heard and directory not in closure])
+    mount.renew([directory for directory in plan.renewed if directory in heard and directory not in closure])
     try:
         await _shadow(mount, plan, progress)
         mount.check_not_paused()
@@ -173,11 +173,10 @@ async def _look_after(mount: Mounted, paths: Sequence[bytes]) -> None:
 
 
 async def _hear_again(mount: Mounted, paths: Sequence[bytes]) -> None:
-    """Hear what was not completed; where that may have come into the layer all the same, once it was made anew."""
+    """Hear what was not completed; it may have come into the layer all the same."""
+    await mount.hear(paths)
     if mount.backend.effect_shows_in_inode:
-        await mount.deafen(paths)
-    else:
-        await mount.hear(paths)
+        mount.renew(paths)
 
 
 def _leave_out_begun(mount: Mounted, plan: Plan) -> None:

@@ -192,8 +192,9 @@ async def _quiet(mount: Mounted, directories: Sequence[bytes], *, writable: bool
     mount.log.info("reopening", path=show(directories[0]), directories=len(directories))
     period = QuietPeriod(mount.overlay, directories, seconds)
     mount.busy.update(directories)
+    quieted = _with_renewed(mount, directories)
     try:
-        await _be_quiet(mount, directories)
+        await mount.quiet(quieted)
         if not mount.backend.reopens_live:
             await mount.run(period.begin)
         await _wait(mount, seconds)
@@ -203,20 +204,21 @@ async def _quiet(mount: Mounted, directories: Sequence[bytes], *, writable: bool
     finally:
         period.close()
         try:
-            if not (mount.stopping or mount.backend.reopens_live):
-                await mount.hear(directories)
+            if not mount.stopping:
+                await mount.hear(quieted)
         finally:
             mount.busy.difference_update(directories)
 
 
-async def _be_quiet(mount: Mounted, directories: Sequence[bytes]) -> None:
-    """Hear none of them meanwhile; what leaves a layer gets another inode, as do those above and below it."""
+def _with_renewed(mount: Mounted, directories: Sequence[bytes]) -> list[bytes]:
+    """The directories, and where they leave a layer, those above and below them: all get other inodes."""
     if not mount.backend.reopens_live:
-        await mount.quiet(directories)
-        return
+        return list(directories)
     above = {ancestor for directory in directories for ancestor in ancestors(directory)}
     below = {heard for heard in mount.heard() if any(is_below(heard, directory) for directory in directories)}
-    await mount.deafen(sorted({*directories, *above, *below}))
+    renewed = sorted({*directories, *above, *below})
+    mount.renew(renewed)
+    return renewed
 
 
 async def _wait(mount: Mounted, seconds: float) -> None:
