@@ -10,6 +10,7 @@ import pytest
 
 from promoterd.overlay import rolls, xattrs
 from promoterd.overlay.ancestors import follow_lower
+from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import overlay_at
 from promoterd.provenance import Provenance, decode, digest
 from support.checking import checked, errors, information, left
@@ -101,7 +102,7 @@ def test_it_is_found_and_reopened(bench: Bench, what: str) -> None:
     assert xattr(bench.mounted.in_upper(LIB), OPAQUE) is None
     again = checked(bench.mounted)
     assert (again.exit_code, errors(again)) == (0, set())
-    with bench.layers() as layers:
+    with Layers(overlay_at(bench.mounted.mountpoint)) as layers:
         follow_lower(layers, LIB)  # as the daemon does
     assert_same_view(view_below(bench.mounted.lowers[0]), view_below(bench.mounted.mountpoint))
 
