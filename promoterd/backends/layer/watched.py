@@ -32,7 +32,8 @@ def leave_out_watched(layers: Layers, plan: LayerPlan, demands: DirectoryTerms) 
         return
     watched = watchers.watched_by_others(layers.root, plan.renewed)
     watched |= _watched_files(plan, theirs)
-    blocked = {parent(path) if path in plan.entering else path for path in watched} & plan.paths
+    # as a stub in its parent, too, it would have another inode
+    blocked = {found for path in watched for found in (path, parent(path))}
     for path in watched:
         if path in (*ancestors(plan.path), plan.path) or parent(path) == plan.path:
             raise Refused(
@@ -65,7 +66,7 @@ def refuse_kept(layers: Layers, paths: Sequence[bytes]) -> None:
 
 
 def _entering(layers: Layers, plan: LayerPlan) -> Iterator[bytes]:
-    planned = plan.paths
+    planned = {directory.path for directory in plan.directories}
     children = (
         join(directory.path, os.fsencode(name))
         for directory in plan.directories
