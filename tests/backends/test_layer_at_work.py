@@ -15,8 +15,9 @@ from promoterd.activating import activate
 from promoterd.backends.base import Busy
 from promoterd.backends.layer import LayerBackend
 from promoterd.backends.layer.placing import Placing
+from promoterd.inotify import IN_OPEN, Inotify
 from promoterd.mounted import Mounted
-from promoterd.overlay import activation
+from promoterd.overlay import activation, beneath
 from promoterd.overlay.listing import Layers
 from promoterd.promotion import Outcome, promote, resync
 from promoterd.reconcile import reconcile
@@ -164,6 +165,27 @@ def test_no_proof_where_a_directory_could_not_be_looked_at(
             patch.setattr(activation, "inodes", fails_first)
             assert LIB not in asyncio.run(activate(mount)).active
         assert LIB in asyncio.run(activate(mount)).active
+
+
+def test_a_watch_of_ours_does_not_keep_what_is_young_from_asking_the_server(mounted: MountedOverlay) -> None:
+    """R7, R11."""
+    rules = ({"path": "app", "growing": True}, {"path": "app/**", "min_age": "0s", "chain": False})
+    with taken(mounted, rules, backend="layer") as mount, Inotify() as ours:
+        asyncio.run(promote(mount, LIB))
+        asyncio.run(activate(mount))
+        with Layers(mount.overlay) as layers, beneath.opened(layers.root, LIB) as directory:
+            watch = ours.add(directory, IN_OPEN)
+        mount.disarm = lambda paths: ours.remove(watch) if LIB in paths else None
+        write(mounted.on_server(LIB + b"/new"))
+        mount.policy = mount.policy.model_copy(
+            update={"rules": [rule.model_copy(update={"min_age": 3600.0}) for rule in mount.policy.rules]}
+        )
+        asyncio.run(recheck(mount, [LIB]))
+        assert mount.book.state(LIB) is State.STALE
+        assert mount.unsettled
+        asyncio.run(activate(mount))
+        write(mounted.on_server(LIB + b"/soon after"))
+        assert os.path.exists(mounted.at(LIB + b"/soon after"))
 
 
 @pytest.mark.parametrize("what", ["inodes", "blocks"])
