@@ -18,7 +18,7 @@ from promoterd.errors import Refused
 from promoterd.provenance import decode
 from support.holding import Holder
 from support.overlays import MountedOverlay
-from support.promotions import Bench, allow, assert_same_view
+from support.promotions import Bench, View, allow, assert_same_view
 from support.rich import acl
 from support.soundness import OPAQUE, PROVENANCE, REDIRECT, assert_layer_is_sound, stage_leftovers, xattr
 from support.trees import OLD, Directory, Symlink, Tree, files
@@ -29,7 +29,7 @@ ACL = "system.posix_acl_access"
 
 
 def tree() -> Tree:
-    library = {**files(12), "link": Symlink("f0001"), "sub": files(3), "other": {"deep": files(2)}}
+    library: Tree = {**files(12), "link": Symlink("f0001"), "sub": files(3), "other": {"deep": files(2)}}
     return {"opt": Directory({"lib": Directory(library, mtime_ns=OLD + 5), "else": files(3)}, mtime_ns=OLD + 7)}
 
 
@@ -260,7 +260,7 @@ class TestHalves:
         assert_same_view(before, bench.view())
 
 
-def without_time(view: dict[bytes, object]) -> dict[bytes, object]:
+def without_time(view: View) -> View:
     return {path: entry for path, entry in view.items() if path not in (b"opt", LIB)}
 
 
