@@ -133,6 +133,10 @@ def explain_failure(error: OSError, directory: bytes, name: str) -> Refused | No
     reasons = {
         errno.EFBIG: ("is larger than the layer's file system allows", "put the metadata layer on xfs"),
         errno.ENAMETOOLONG: ("has a longer name than the layer's file system allows", "put the layer on ext4 or xfs"),
+        errno.EOPNOTSUPP: (
+            "has an ACL or another attribute that the layer's file system does not keep",
+            "mount that with ACLs and user attributes, or say `xattrs: skip` in its rule if nothing needs them",
+        ),
         errno.EOVERFLOW: ("has an owner that this machine cannot represent", "exclude it with `promote: never`"),
     }
     if error.errno not in reasons:
