@@ -46,7 +46,10 @@ async def _activate(mount: Mounted) -> Activated:
     active: list[bytes] = []
     pinned: list[bytes] = []
     renewing = sorted(mount.renewing)
-    await mount.quiet([*waiting, *renewing])
+    # a watch keeps an overlay inode with the layers that it was made of, so that one of ours would also keep what was
+    # opened from asking lower (ovl_get_inode, fs/overlayfs/inode.c)
+    opened = [record.path for record in mount.book.in_states({State.STALE})] if mount.backend.resyncs else []
+    await mount.quiet([*waiting, *opened, *renewing])
     try:
         before = await _inodes(mount, [*waiting, *renewing])
         await mount.run(activation.reconfigure, mount.overlay)
@@ -59,7 +62,7 @@ async def _activate(mount: Mounted) -> Activated:
             await _judge(mount, path, active, pinned, is_new=None not in seen and seen[0] != seen[1])
         kept = await mount.with_layers(mount.backend.sweep)
     finally:
-        await mount.hear([*(path for path in waiting if path not in pinned), *renewing])
+        await mount.hear([path for path in [*waiting, *opened, *renewing] if path not in pinned])
     mount.metrics.activated(len(active), len(pinned), mount.clock() - started)
     if waiting:
         mount.log.info("activation", active=len(active), pinned=len(pinned))

@@ -75,8 +75,9 @@ async def promote(mount: Mounted, path: bytes, *, alone: bool = False, progress:
         done = Promotion(path, Outcome.BUSY, reason=busy.message, hint=busy.hint)
         _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
     except TripWire as tripped:
-        now, reason = mount.clock(), tripped.message
-        mount.book.move(path, State.HOT, now=now, reason=reason, retry_at=None, regardless=True)
+        if not mount.book.is_marked(path):
+            now, reason = mount.clock(), tripped.message
+            mount.book.move(path, State.HOT, now=now, reason=reason, retry_at=None, regardless=True)
         raise
     except (MountGone, PoolClosed):
         raise
@@ -137,7 +138,7 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
         finally:
             if not marked:
                 mount.book.forget((d for d in closure if d != path), reason=f"the promotion of {show(path)} stopped")
-                await _look_after(mount, closure)
+                await _look_after(mount, path, closure)
     entries = {directory.path: len(directory.listing.entries) for directory in plan.directories}
     now = mount.clock()
     for directory in marked:
@@ -161,15 +162,16 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     return Promotion(path, Outcome.MARKED, tuple(marked), plan.entries, broken_hardlinks=tuple(plan.broken_hardlinks))
 
 
-async def _look_after(mount: Mounted, paths: Sequence[bytes]) -> None:
+async def _look_after(mount: Mounted, path: bytes, closure: Sequence[bytes]) -> None:
     """What was begun in place, or completed before it stopped, answers for lower: it has to stay so (R1, R8)."""
     if not mount.backend.resyncs:
         return
     with suppress(PromoterdError, PoolClosed, OSError):
-        for path in paths:
-            found = await mount.with_layers(partial(mount.backend.on_disk, path=path))
+        await mount.with_layers(partial(mount.backend.finish_promotion, path=path))
+        for directory in closure:
+            found = await mount.with_layers(partial(mount.backend.on_disk, path=directory))
             if found.mark in {MarkState.OPEN, MarkState.OURS}:
-                await settle(mount, path)
+                await settle(mount, directory)
 
 
 async def _hear_again(mount: Mounted, paths: Sequence[bytes]) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 
 import pytest
@@ -15,20 +15,22 @@ from promoterd.activating import activate
 from promoterd.backends.base import Busy
 from promoterd.backends.layer import LayerBackend
 from promoterd.backends.layer.placing import Placing
+from promoterd.errors import TripWire
+from promoterd.inotify import IN_OPEN, Inotify
 from promoterd.mounted import Mounted
-from promoterd.overlay import activation
+from promoterd.overlay import activation, beneath, syscalls
 from promoterd.overlay.listing import Layers
 from promoterd.promotion import Outcome, promote, resync
 from promoterd.reconcile import reconcile
 from promoterd.staleness import follow, recheck
-from promoterd.states import State
+from promoterd.states import MARKED, State
 from support.ballast import Ballast
 from support.crashing import run_and_kill
 from support.mounts import taken
 from support.overlays import MountedOverlay
 from support.promotions import Bench, View, assert_same_view, view_of
 from support.soundness import assert_layer_is_sound, stage_leftovers
-from support.trees import Tree, files
+from support.trees import Node, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]
 LIB, SUB, OTHER = b"app/lib", b"app/lib/sub", b"app/lib/other"
@@ -72,6 +74,34 @@ class TestStopped:
             asyncio.run(recheck(mount, [OTHER]))
             asyncio.run(activate(mount))
             assert os.path.exists(mounted.at(OTHER + b"/new"))
+
+    @pytest.mark.parametrize("error", [errno.EIO, errno.ENOSPC])
+    @pytest.mark.parametrize("sync", [1, 2, 3])
+    def test_a_half_without_its_twin_does_not_stay(
+        self, mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch, sync: int, error: int
+    ) -> None:
+        """syncfs(2) tells of an error that hit any write before it: before, between and after the two renames."""
+        before = view_of(mounted)
+        real, syncs = syscalls.syncfs, 0
+
+        def fails(descriptor: int) -> None:
+            nonlocal syncs
+            syncs += 1
+            if syncs == sync:
+                raise OSError(error, os.strerror(error))
+            real(descriptor)
+
+        with at_work(mounted) as mount:
+            with monkeypatch.context() as patch:
+                patch.setattr(syscalls, "syncfs", fails)
+                with suppress(TripWire):
+                    assert asyncio.run(promote(mount, LIB)).outcome is Outcome.FAILED
+            assert mount.tripped is (error == errno.EIO)
+            marked = assert_layer_is_sound(mounted)
+            assert bool(marked) is (sync == 3)
+            assert {record.path for record in mount.book.in_states(MARKED)} == set(marked)
+            assert_same_view(without_times(before), without_times(view_of(mounted)))
+            assert stage_leftovers(mounted) == []
 
     def test_a_resync_that_stops_lets_go_of_what_the_kernel_has_cached(
         self, mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch
@@ -166,10 +196,31 @@ def test_no_proof_where_a_directory_could_not_be_looked_at(
         assert LIB in asyncio.run(activate(mount)).active
 
 
+def test_a_watch_of_ours_does_not_keep_what_is_young_from_asking_the_server(mounted: MountedOverlay) -> None:
+    """R7, R11."""
+    rules = ({"path": "app", "growing": True}, {"path": "app/**", "min_age": "0s", "chain": False})
+    with taken(mounted, rules, backend="layer") as mount, Inotify() as ours:
+        asyncio.run(promote(mount, LIB))
+        asyncio.run(activate(mount))
+        with Layers(mount.overlay) as layers, beneath.opened(layers.root, LIB) as directory:
+            watch = ours.add(directory, IN_OPEN)
+        mount.disarm = lambda paths: ours.remove(watch) if LIB in paths else None
+        write(mounted.on_server(LIB + b"/new"))
+        mount.policy = mount.policy.model_copy(
+            update={"rules": [rule.model_copy(update={"min_age": 3600.0}) for rule in mount.policy.rules]}
+        )
+        asyncio.run(recheck(mount, [LIB]))
+        assert mount.book.state(LIB) is State.STALE
+        assert mount.unsettled
+        asyncio.run(activate(mount))
+        write(mounted.on_server(LIB + b"/soon after"))
+        assert os.path.exists(mounted.at(LIB + b"/soon after"))
+
+
 @pytest.mark.parametrize("what", ["inodes", "blocks"])
 def test_a_full_disk(make_overlay: MakeOverlay, what: str) -> None:
     """I5, ENOSPC on the layer's file system: a little more room each time, so that it is another step that fails."""
-    more = {f"d{number}": files(2) for number in range(40)}
+    more: dict[str | bytes, Node] = {f"d{number}": files(2) for number in range(40)}
     tree: Tree = {"app": {"lib": {**files(4), "sub": files(2), "other": {**files(2), **more}}}}
     mounted = make_overlay(tree, layered=True, upper_fs="ext4", upper_size=4 * 1024 * 1024)
     before = view_of(mounted)

@@ -63,7 +63,7 @@ def again(make_overlay: Callable[..., MountedOverlay]) -> Again:
 
 
 def killed_everywhere(
-    again: Again, prepare: Callable[[Bench], None], work: Callable[[Bench], object]
+    again: Again, prepare: Callable[[Bench], object], work: Callable[[Bench], object]
 ) -> Iterator[tuple[Bench, View]]:
     """A bench on which the work was killed, for each point at which it can be, and the view before it."""
     first = again.bench()
@@ -190,6 +190,11 @@ def change_the_server(bench: Bench) -> None:
         os.utime(lib + name, ns=(OLD, OLD + 11))
 
 
+def resync_and_activate(bench: Bench) -> None:
+    bench.resync(LIB)
+    bench.activate()
+
+
 def test_killed_in_a_resync(again: Again) -> None:
     """What the server has not changed is there all the time, and what it has is as it was or as it is (R4)."""
 
@@ -202,8 +207,7 @@ def test_killed_in_a_resync(again: Again) -> None:
     change_the_server(reference)
     reference.remount()
     changed = reference.view()
-    work: Callable[[Bench], object] = lambda bench: (bench.resync(LIB), bench.activate())  # noqa: E731
-    for bench, before in killed_everywhere(again, prepare, work):
+    for bench, before in killed_everywhere(again, prepare, resync_and_activate):
         assert before.keys() == unchanged.keys()
         for seen in looks(bench):
             for path in unchanged.keys() & changed.keys():

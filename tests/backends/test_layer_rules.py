@@ -18,10 +18,10 @@ from promoterd.errors import Refused
 from promoterd.provenance import decode
 from support.holding import Holder
 from support.overlays import MountedOverlay
-from support.promotions import Bench, allow, assert_same_view
+from support.promotions import Bench, View, allow, assert_same_view
 from support.rich import acl
 from support.soundness import OPAQUE, PROVENANCE, REDIRECT, assert_layer_is_sound, stage_leftovers, xattr
-from support.trees import OLD, Directory, Symlink, Tree, files
+from support.trees import OLD, Directory, File, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]
 LIB, SUB = b"opt/lib", b"opt/lib/sub"
@@ -29,7 +29,7 @@ ACL = "system.posix_acl_access"
 
 
 def tree() -> Tree:
-    library = {**files(12), "link": Symlink("f0001"), "sub": files(3), "other": {"deep": files(2)}}
+    library: Tree = {**files(12), "link": Symlink("f0001"), "sub": files(3), "other": {"deep": files(2)}}
     return {"opt": Directory({"lib": Directory(library, mtime_ns=OLD + 5), "else": files(3)}, mtime_ns=OLD + 7)}
 
 
@@ -260,7 +260,7 @@ class TestHalves:
         assert_same_view(before, bench.view())
 
 
-def without_time(view: dict[bytes, object]) -> dict[bytes, object]:
+def without_time(view: View) -> View:
     return {path: entry for path, entry in view.items() if path not in (b"opt", LIB)}
 
 
@@ -435,6 +435,48 @@ class TestProofOfEffect:
             if "fork" not in program:
                 assert claimed is not held
                 assert hidden is not held
+
+
+class TestEntries:
+    """I2, I7: what the view of a directory does not tell."""
+
+    def test_hard_links_in_a_directory_stay_such(self, bench: Bench) -> None:
+        server, at = bench.mounted.on_server, bench.mounted.at
+
+        def groups() -> list[list[str]]:
+            found: dict[int, list[str]] = {}
+            for name in ("f0001", "f0002", "one", "two"):
+                if os.path.lexists(at(f"opt/lib/{name}")):
+                    found.setdefault(os.stat(at(f"opt/lib/{name}")).st_ino, []).append(name)
+            return sorted(found.values())
+
+        os.link(server("opt/lib/f0001"), server("opt/lib/one"))
+        bench.promote(LIB)
+        assert groups() == [["f0001", "one"], ["f0002"]]
+        assert os.stat(at("opt/lib/one")).st_nlink == 2
+        os.link(server("opt/lib/f0001"), server("opt/lib/two"))
+        bench.resync(LIB)
+        bench.activate()
+        assert groups() == [["f0001", "one", "two"], ["f0002"]]
+        shutil.copy2(server("opt/lib/one"), server("opt/lib/new"))
+        os.rename(server("opt/lib/new"), server("opt/lib/f0001"))
+        bench.resync(LIB)
+        bench.activate()
+        assert groups() == [["f0001"], ["f0002"], ["one", "two"]]
+        assert {read(at(f"opt/lib/{name}")) for name in ("f0001", "one", "two")} == {b"content of 0001\n"}
+        assert_layer_is_sound(bench.mounted)
+
+    def test_an_attribute_that_the_layer_cannot_keep_is_refused(self, make_overlay: MakeOverlay) -> None:
+        library = {**files(2), "acl": File(b"acl", xattrs={ACL: acl(1001, 6)})}
+        mounted = make_overlay({"opt": {"lib": library}}, layered=True, upper_fs="btrfs")
+        subprocess.run(["mount", "-o", "remount,noacl", mounted.base + b"/btrfs"], check=True)
+        bench = Bench(mounted, "layer")
+        before = bench.view()
+        with pytest.raises(Refused, match="/opt/lib/acl has an ACL or another attribute") as refusal:
+            bench.mark(LIB)
+        assert "xattrs: skip" in str(refusal.value.hint)
+        assert_same_view(before, bench.view())
+        assert bench.leftovers() == []
 
 
 def test_what_is_being_built_is_not_swept_away(bench: Bench) -> None:

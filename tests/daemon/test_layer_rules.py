@@ -80,15 +80,18 @@ def test_what_is_young_is_marked_when_it_is_old_enough(make_overlay: MakeOverlay
     """R7: until then it is seen, since the server is asked as well."""
     mounted = make_overlay(TREE, layered=True, upper_fs="tmpfs")
     library = LIBRARIES[0]
-    rules = ({"path": "apps", "growing": True}, {"path": "apps/**", "min_age": "3s"})
+    rules = ({"path": "apps", "growing": True}, {"path": "apps/**", "min_age": "5s"})
     daemon = make_daemon(mount_policy(mounted, rules, backend="layer")).start()
-    time.sleep(3.0 - (time.time() - os.stat(mounted.on_server(library)).st_ctime) + 0.1)
+    time.sleep(5.0 - (time.time() - os.stat(mounted.on_server(library)).st_ctime) + 0.1)
     promoted(daemon, mounted, library)
+    daemon.wait_armed(9)
     write(mounted.on_server(library + b"/new"))
     daemon.wait_state("stale", library)
     wait_for(lambda: xattr(mounted.in_rest(library), OPAQUE) is None)
     wait_for(lambda: os.path.exists(mounted.at(library + b"/new")))
     write(mounted.on_server(library + b"/soon after"))
+    wait_for(lambda: os.path.exists(mounted.at(library + b"/soon after")))
+    assert xattr(mounted.in_rest(library), OPAQUE) is None, "by the server, and not because it was complete again"
     daemon.wait_state("active", library)
     assert os.path.exists(mounted.at(library + b"/soon after"))
     assert xattr(mounted.in_rest(library), OPAQUE) == b"y"

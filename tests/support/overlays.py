@@ -151,8 +151,8 @@ def make_overlay(  # noqa: PLR0913 - what tests vary, each with a default
     ``log`` makes it write its requests to ``base/lowerN.log``. ``upper_fs`` other than "dir" puts the upper layer on
     a fresh file system of ``upper_size`` bytes. ``layered`` puts a metadata layer of ours above the lower layers, and
     each of them below as a data layer once more, through a (counting) file system of its own, as it has to be.
-    Without ``counting``, give it an ``upper_fs`` of its own: on one file system an overlay's inode numbers are that
-    one's, and tell nothing of what took effect.
+    Without ``counting``, give it an ``upper_fs`` of its own: on a single file system an overlay's inode numbers are
+    that one's, and tell nothing of what took effect.
     """
     need("root", "overlay", *(["fuse"] if counting or layered else []))
     trees = [lowers] if isinstance(lowers, Mapping) else list(lowers) or [{}]

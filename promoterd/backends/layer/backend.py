@@ -215,9 +215,9 @@ class LayerBackend(Backend):
     def finish_promotion(self, layers: Layers, path: bytes) -> None:
         """A files half whose twin never came, or was taken out alone, is taken out."""
         files, rest = layers.metadata
-        for directory in [*ancestors(path), *directories_in(files, path)]:
-            if beneath.exists_beneath(files, directory) and not beneath.exists_beneath(rest, directory):
-                with Home(layers) as home:
+        with self._changing, Home(layers) as home:
+            for directory in [*ancestors(path), *directories_in(files, path)]:
+                if beneath.exists_beneath(files, directory) and not beneath.exists_beneath(rest, directory):
                     graveyard.take_out(home, directory, mounting=graveyard.mounting_of(self.overlay))
 
     def finish_reopening(self, layers: Layers, path: bytes) -> int:

@@ -137,6 +137,10 @@ def explain_failure(error: OSError, directory: bytes, name: str) -> Refused | No
             "is a device node or has capabilities, which this process may not make",
             "add CAP_MKNOD or CAP_SETFCAP to what it may",
         ),
+        errno.EOPNOTSUPP: (
+            "has an ACL or another attribute that the layer's file system does not keep",
+            "mount that with ACLs and user attributes, or say `xattrs: skip` in its rule if nothing needs them",
+        ),
         errno.EOVERFLOW: ("has an owner that this machine cannot represent", "exclude it with `promote: never`"),
     }
     if error.errno not in reasons:
