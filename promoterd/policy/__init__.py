@@ -3,6 +3,7 @@
 from promoterd.policy.load import dump_policy, effective_policy, load_policy
 from promoterd.policy.models import (
     ControlPolicy,
+    CopyData,
     HeatPolicy,
     Limits,
     LogPolicy,
@@ -14,6 +15,7 @@ from promoterd.policy.models import (
 
 __all__ = [
     "ControlPolicy",
+    "CopyData",
     "HeatPolicy",
     "Limits",
     "LogPolicy",
