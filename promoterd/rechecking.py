@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from promoterd.errors import Refused
 from promoterd.finding import Finder
+from promoterd.localdata import refill
 from promoterd.mounted import Mounted
 from promoterd.paths import ancestors, show
 from promoterd.reopen import reopen_deferred
@@ -58,6 +59,7 @@ class Rechecker:
         if mount.book.in_states({State.COMPLETE}) or mount.unsettled:
             mount.unsettled = False
             self._activate()
+        await refill(mount)
         if mount.backend.marks:
             await mount.run(mount.free_space_lack)
         await self._look_at_growing(now)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from promoterd import plugins
 from promoterd.errors import PromoterdError
@@ -19,6 +19,9 @@ from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
 from promoterd.provenance import Provenance
+
+if TYPE_CHECKING:
+    from promoterd.backends.data import DataStore
 
 GROUP = "promoterd.backends"
 
@@ -55,6 +58,7 @@ class DirectoryTerms:
     ``forbidden`` is the reason why it must never be complete. An entry whose mtime or ctime is newer than
     ``oldest_allowed_ns`` is too young (R7). ``chain``: complete it for the sake of what is complete below it.
     ``copy_xattrs``: its entries' ACLs, capabilities and other attributes are looked for and taken over.
+    ``wants_data``: which of its files, by path and size, are to have their data kept locally, if any are.
     """
 
     forbidden: str | None = None
@@ -64,6 +68,7 @@ class DirectoryTerms:
     ignore_watchers: bool = False
     chain: bool = True
     copy_xattrs: bool = True
+    wants_data: Callable[[bytes, int], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +98,10 @@ class Plan:
     path: bytes
     directories: list[PlannedDirectory] = field(default_factory=list)
     broken_hardlinks: list[bytes] = field(default_factory=list)
+    data_room: dict[bytes, int] = field(default_factory=dict)
+    """How many bytes of data may be copied into each directory besides what it has; by default none."""
+    data_cost: int = 0
+    """What copying data has asked of the server so far, in entries."""
 
     @cached_property
     def paths(self) -> frozenset[bytes]:
@@ -147,6 +156,8 @@ class Backend(ABC):
         self.scratch = scratch
         self.batch = batch
         self.lanes = lanes
+        self.data: DataStore | None = None
+        """Copies of files' data, for a backend that keeps any."""
 
     @classmethod
     @abstractmethod

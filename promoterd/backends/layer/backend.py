@@ -17,6 +17,7 @@ from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.placing import Placing
 from promoterd.backends.layer.planning import LayerPlan, is_complete, plan_layer, plan_resync
 from promoterd.backends.layer.staging import Staged, Staging
+from promoterd.backends.layer.store import LayerData
 from promoterd.backends.layer.verifying import verify_names
 from promoterd.overlay import activation, beneath, xattrs
 from promoterd.overlay.fitness import Facts, Finding
@@ -42,6 +43,7 @@ class LayerBackend(Backend):
         self._stagings: dict[int, Staging] = {}
         self._changing = threading.RLock()
         """Held by whoever changes the halves: promotions side by side have ancestors in common."""
+        self.data: LayerData = LayerData(overlay, self._changing, batch)
 
     @classmethod
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
@@ -194,7 +196,7 @@ class LayerBackend(Backend):
         """Bury what nothing can refer to any more; says how many graves have to stay."""
         with Home(layers) as home:
             with self._changing:
-                if not self._stagings:
+                if not (self._stagings or self.data.is_at_work):
                     empty(home.stage)
             graveyard.bury(home, graveyard.mounting_of(self.overlay))
             return len(os.listdir(home.graveyard))
