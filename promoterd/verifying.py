@@ -36,6 +36,8 @@ def _first_rewritten(mount: Mounted, path: bytes, names: Sequence[str], layers: 
                 except FileNotFoundError:  # another layer's; one that is gone has changed the directory
                     continue
                 shadow = os.stat(name, dir_fd=shadows, follow_symlinks=False)
-                if (now.size, now.mtime_ns) != (shadow.st_size, shadow.st_mtime_ns):
+                if (now.size, now.mtime_ns) != (shadow.st_size, shadow.st_mtime_ns) or (
+                    mount.backend.holds_other_data(shadows, name, now.ctime_ns, now.ino)
+                ):
                     return name
     return None

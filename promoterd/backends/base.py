@@ -233,6 +233,14 @@ class Backend(ABC):
         """The root of the layer that holds the shadows of files."""
         return layers.upper
 
+    def holds_other_data(self, shadows: int, name: str, ctime_ns: int, inode: int) -> bool:
+        """Whether a shadow in the directory ``shadows`` carries data of another state of the server's file than this.
+
+        A file that was rewritten may have its size and time again.
+        """
+        del shadows, name, ctime_ns, inode
+        return False
+
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """What is ours at ``path`` and below. Raises OSError."""
         del layers, path

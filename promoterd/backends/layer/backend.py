@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, Terms, Traces
-from promoterd.backends.layer import effect, entries, graveyard, holders
+from promoterd.backends.layer import copying, effect, entries, graveyard, holders
 from promoterd.backends.layer.home import Home, empty, layer_xattr
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.placing import Placing
@@ -183,6 +183,11 @@ class LayerBackend(Backend):
     def files_root(self, layers: Layers) -> int:
         """The files half."""
         return layers.metadata[0]
+
+    def holds_other_data(self, shadows: int, name: str, ctime_ns: int, inode: int) -> bool:
+        """As its record says."""
+        copy = copying.copy_at(shadows, name)
+        return copy is not None and (copy.ctime_ns, copy.inode) != (ctime_ns, inode)
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """Directories with provenance in the rest half, and their ancestors."""
