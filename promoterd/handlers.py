@@ -5,7 +5,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from promoterd import __version__
+from promoterd import __version__, localdata
 from promoterd.control import Handler, Progress, Request
 from promoterd.errors import MountGone, MountNotFound, PromoterdError, Refused, UsageError
 from promoterd.explain import explain
@@ -75,6 +75,7 @@ class Handlers:
                 for record in troubled[:_TOP]
             ],
             "troubled_total": len(troubled),
+            "data": localdata.status(mount),
             "heat_source": None if source is None else asdict(source),
             "stuck": [{"call": call, "seconds": seconds} for call, seconds in mount.pool.stuck()],
         }

@@ -11,6 +11,7 @@ import structlog
 
 from promoterd.backends.base import Backend
 from promoterd.book import Book
+from promoterd.budget import Budget
 from promoterd.errors import TripWire
 from promoterd.ledger import Ledger, UpperLedger
 from promoterd.metrics import MountMetrics
@@ -29,6 +30,11 @@ RETIRED = "it is retired"
 
 
 _TRIPPED = "trip wire: "
+
+
+def _cold(_path: bytes) -> float:
+    """Nobody knows of any heat."""
+    return 0.0
 
 
 def _nothing(_paths: Sequence[bytes]) -> None:
@@ -69,6 +75,9 @@ class Mounted:
     """The directories that are heard now."""
     renewing: set[bytes] = field(default_factory=set)
     """Directories that the overlay will know by other inodes, so that they have to be heard anew when it does."""
+    heat_of: Callable[[bytes], float] = _cold
+    budget: Budget = field(default_factory=lambda: Budget(0))
+    """What the copies of data may take up, and do."""
     paused: str | None = None
     stopping: bool = False
     busy: set[bytes] = field(default_factory=set)

@@ -12,6 +12,7 @@ import structlog
 from promoterd.backends.base import Backend
 from promoterd.backends.choice import AUTO, backend_for, best, verdicts
 from promoterd.book import Book
+from promoterd.budget import Budget
 from promoterd.errors import MountGone, NotPermitted, PromoterdError, UnfitMount
 from promoterd.ledger import DirectoryRecord, Ledger, UpperLedger
 from promoterd.metrics import Metrics, MountMetrics
@@ -98,6 +99,7 @@ class OpenedMount:
             metrics=metrics,
             log=self._log,
             clock=self._clock,
+            budget=Budget(0 if policy.copy_data is None else policy.copy_data.budget),
             paused=None if upper is None else upper.paused or (RETIRED if upper.retired else None),
             followed={record.path for record in ledger.of(upper_id).ancestors()},
         )

@@ -1,7 +1,7 @@
 """One directory, from hot to marked, over any backend."""
 
 import errno
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -9,6 +9,7 @@ from functools import partial
 
 from promoterd.backends.base import Busy, MarkState, Plan
 from promoterd.errors import LedgerError, MountGone, PromoterdError, Refused, TripWire
+from promoterd.localdata import room_for
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, is_below, show
@@ -16,6 +17,7 @@ from promoterd.pool import PoolClosed
 from promoterd.priming import prime
 from promoterd.queueing import overlaps
 from promoterd.reconcile import settle
+from promoterd.shadowing import Progress, check_space, shadow
 from promoterd.states import MARKED, State
 from promoterd.terms import NANOSECONDS, terms_for
 
@@ -24,9 +26,6 @@ RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
 RETRY_REFUSED = 3600.0
 """Seconds until a refused directory is looked at again, since its obstacle may be gone; or one that was observed."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-
-Progress = Callable[[int, int], None]
-"""Called with the entries done so far and the entries in all."""
 
 
 class Outcome(StrEnum):
@@ -116,7 +115,7 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     if not plan.directories:
         await settle(mount, path)
         return Promotion(path, Outcome.MARKED, (path,))
-    await _check_space(mount, path)
+    await check_space(mount, path)
     _leave_out_begun(mount, plan)
     closure = [directory.path for directory in plan.directories]
     mount.upper_ledger.begin(path, "promote", "shadow", now)
@@ -127,10 +126,11 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
     heard = {*mount.heard(), *ancestors(path)}
     mount.renew([directory for directory in plan.renewed if directory in heard and directory not in closure])
     try:
-        await _shadow(mount, plan, progress)
-        mount.check_not_paused()
-        mount.upper_ledger.step(path, "mark")
-        marked = await _complete(mount, plan)
+        async with room_for(mount, plan):
+            await shadow(mount, plan, progress)
+            mount.check_not_paused()
+            mount.upper_ledger.step(path, "mark")
+            marked = await _complete(mount, plan)
     finally:
         try:
             await mount.run(mount.backend.abandon, plan)
@@ -205,9 +205,10 @@ async def resync(mount: Mounted, path: bytes) -> bool:
         before = await mount.with_layers(partial(mount.backend.on_disk, path=path))
         plan = await mount.with_layers(partial(mount.backend.resync, path=path, terms=terms))
         try:
-            await _check_space(mount, path)
-            await _shadow(mount, plan, None)
-            marked = await _complete(mount, plan)
+            await check_space(mount, path)
+            async with room_for(mount, plan):
+                await shadow(mount, plan, None)
+                marked = await _complete(mount, plan)
         except BaseException:
             mount.unsettled = True  # it may be no mark any more, or in line in part
             raise
@@ -263,22 +264,6 @@ async def _has_changed(mount: Mounted, plan: Plan) -> bool:
         return error.errno == errno.ESTALE
 
 
-async def _shadow(mount: Mounted, plan: Plan, progress: Progress | None) -> None:
-    """Batch by batch, each held back by the throttle; stops between two batches where the mount is paused."""
-    done = 0
-    steps = mount.backend.shadow(plan)
-    while (size := await mount.run(next, steps, None)) is not None:
-        mount.check_not_paused()
-        await _check_space(mount, plan.path)
-        if mount.stopping:
-            raise Busy(path=show(plan.path), reason="the daemon is stopping")
-        mount.metrics.throttled(await mount.throttle.take(size))
-        done += size
-        mount.metrics.copied(size)
-        if progress is not None:
-            progress(done, plan.entries)
-
-
 def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, retry_at: float) -> None:
     """The state that an attempt ended in, known also where it cannot be written down: raises LedgerError afterwards."""
     record = mount.book.get(path)
@@ -296,12 +281,6 @@ def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, re
 def _backoff(mount: Mounted, path: bytes) -> float:
     record = mount.book.get(path)
     return float(min(RETRY_MOST, RETRY_FIRST * 2 ** (record.attempts if record is not None else 0)))
-
-
-async def _check_space(mount: Mounted, path: bytes) -> None:
-    lack = await mount.run(mount.free_space_lack)
-    if lack is not None:
-        raise Busy(path=show(path), reason=lack, hint="free some space there, or lower the limit")
 
 
 def _failed(mount: Mounted, path: bytes, error: Exception) -> Promotion:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 from promoterd.errors import Refused, TripWire
 from promoterd.finding import Finder
+from promoterd.localdata import refill
 from promoterd.mounted import Mounted
 from promoterd.paths import ancestors, show
 from promoterd.promotion import promote
@@ -60,6 +61,7 @@ class Rechecker:
             mount.unsettled = False
             self._activate()
         await self._complete_chains(now)
+        await refill(mount)
         if mount.backend.marks:
             await mount.run(mount.free_space_lack)
         await self._look_at_growing(now)

@@ -30,6 +30,7 @@ def terms_for(policy: MountPolicy, path: bytes, now_ns: int, is_restless: Callab
             ignore_watchers=governing.watched == "ignore",
             chain=governing.chain,
             copy_xattrs=governing.xattrs == "copy",
+            wants_data=None if policy.copy_data is None else policy.copy_data.wants,
         )
 
     return Terms(

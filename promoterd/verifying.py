@@ -1,6 +1,5 @@
 """Finding files that the server rewrote in place, which leaves the directory that they are in as it was (R8)."""
 
-import os
 from collections.abc import Iterator
 
 from promoterd.mounted import Mounted
@@ -39,7 +38,7 @@ def _scan(mount: Mounted, path: bytes) -> Iterator[str]:
                     now = item.stat(follow_symlinks=False)
                     if item.name in names:
                         names.discard(item.name)
-                        if backend.differs(os.stat(item.name, dir_fd=shadows, follow_symlinks=False), now):
+                        if backend.differs(shadows, item.name, now):
                             yield item.name
                     if number % _BATCH == 0:
                         yield ""

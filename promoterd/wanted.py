@@ -5,7 +5,8 @@ from promoterd.heat.discovery import Walk
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath
 from promoterd.paths import is_below, show
-from promoterd.promotion import Outcome, Progress, Promotion, promote
+from promoterd.promotion import Outcome, Promotion, promote
+from promoterd.shadowing import Progress
 from promoterd.states import State
 from promoterd.terms import why_forbidden
 

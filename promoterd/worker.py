@@ -34,6 +34,7 @@ class Worker:
     def __init__(self, mount: Mounted, tracker: HeatTracker) -> None:
         self.mount = mount
         self.tracker = tracker
+        mount.heat_of = lambda path: tracker.heat(path, mount.clock())
         self.source: HeatSource | None = None
         self.wanted: set[bytes] = set()
         """Directories whose promotion was interrupted."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from promoterd import plugins
 from promoterd.errors import PromoterdError
@@ -20,6 +20,9 @@ from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
 from promoterd.provenance import Provenance
+
+if TYPE_CHECKING:
+    from promoterd.backends.data import DataStore
 
 GROUP = "promoterd.backends"
 
@@ -56,6 +59,7 @@ class DirectoryTerms:
     ``forbidden`` is the reason why it must never be complete. An entry whose mtime or ctime is newer than
     ``oldest_allowed_ns`` is too young (R7). ``chain``: complete it for the sake of what is complete below it.
     ``copy_xattrs``: its entries' ACLs, capabilities and other attributes are looked for and taken over.
+    ``wants_data``: which of its files, by path and size, are to have their data kept locally, if any are.
     """
 
     forbidden: str | None = None
@@ -65,6 +69,7 @@ class DirectoryTerms:
     ignore_watchers: bool = False
     chain: bool = True
     copy_xattrs: bool = True
+    wants_data: Callable[[bytes, int], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,10 @@ class Plan:
     broken_hardlinks: list[bytes] = field(default_factory=list)
     max_entries: int | None = None
     """What a backend that lists the directory only when it shadows it has to stop at."""
+    data_room: dict[bytes, int] = field(default_factory=dict)
+    """How many bytes of data may be copied into each directory besides what it has; by default none."""
+    data_cost: int = 0
+    """What copying data has asked of the server so far, in entries."""
 
     @cached_property
     def paths(self) -> frozenset[bytes]:
@@ -155,6 +164,8 @@ class Backend(ABC):
         self.scratch = scratch
         self.batch = batch
         self.lanes = lanes
+        self.data: DataStore | None = None
+        """Copies of files' data, for a backend that keeps any."""
 
     @classmethod
     @abstractmethod
@@ -238,8 +249,12 @@ class Backend(ABC):
         """The root of the layer that holds the shadows of files."""
         return layers.upper
 
-    def differs(self, shadow: os.stat_result, now: os.stat_result) -> bool:
-        """Whether a file on the server is another than its shadow says. Its owner and mode may be the user's doing."""
+    def differs(self, shadows: int, name: str, now: os.stat_result) -> bool:
+        """Whether a file on the server is another than its shadow in the directory ``shadows`` says.
+
+        Its owner and mode may be the user's doing. Raises OSError.
+        """
+        shadow = os.stat(name, dir_fd=shadows, follow_symlinks=False)
         return (now.st_size, now.st_mtime_ns) != (shadow.st_size, shadow.st_mtime_ns)
 
     def traces(self, layers: Layers, path: bytes) -> Traces:

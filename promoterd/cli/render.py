@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from promoterd.units import format_duration
+from promoterd.units import format_duration, format_size
 
 _STYLES = {
     "active": "green",
@@ -61,6 +61,9 @@ def _mount(mount: Mapping[str, Any]) -> Table:
     if "states" in mount:
         counts = [f"{number} {state}" for state, number in mount["states"].items() if number]
         facts.add_row("directories", _text(", ".join(counts) or "all cold"))
+    data = mount.get("data")
+    if data:
+        facts.add_row("data", _text(f"{format_size(data['held'])} of {format_size(data['budget'])}"))
     source = mount.get("heat_source")
     if source:
         facts.add_row("heat source", _text(_words(source)))

@@ -54,6 +54,8 @@ class MountMetrics:
         self._ghosts = metrics.ghosts.labels(mount)
         self._reopens = {outcome: metrics.reopens.labels(mount, outcome) for outcome in REOPENS}
         self._deferred = metrics.deferred.labels(mount)
+        self._data_bytes = metrics.data_bytes.labels(mount)
+        self._data_evicted = metrics.data_evicted.labels(mount)
 
     def state_changed(self, before: State | None, after: State | None) -> None:
         """A directory went from one state to another; None: it was, or is, not in the book."""
@@ -130,6 +132,14 @@ class MountMetrics:
     def trip_wire(self, *, on: bool) -> None:
         """A promise was found broken (R15)."""
         self._tripped.set(on)
+
+    def data_held(self, held: int) -> None:
+        """So many bytes of files' data lie in the layer."""
+        self._data_bytes.set(held)
+
+    def data_evicted(self, freed: int) -> None:
+        """So many bytes of it were given up."""
+        self._data_evicted.inc(freed)
 
     def rechecked(self, directories: int) -> None:
         """So many were compared with the server's."""

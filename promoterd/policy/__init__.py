@@ -3,6 +3,7 @@
 from promoterd.policy.load import dump_policy, effective_policy, load_policy
 from promoterd.policy.models import (
     ControlPolicy,
+    CopyData,
     Expected,
     HeatPolicy,
     Limits,
@@ -15,6 +16,7 @@ from promoterd.policy.models import (
 
 __all__ = [
     "ControlPolicy",
+    "CopyData",
     "Expected",
     "HeatPolicy",
     "Limits",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
+from promoterd.policy.copying import CopyData
 from promoterd.policy.fields import AbsolutePath, Listen, Name, SocketPath, host_and_port
 from promoterd.policy.mounts import AUTO, Expected, HeatPolicy, Limits, MountPolicy
 from promoterd.policy.rules import Rule
@@ -16,6 +17,7 @@ from promoterd.units import InvalidValueError, shown
 __all__ = [
     "AUTO",
     "ControlPolicy",
+    "CopyData",
     "Expected",
     "HeatPolicy",
     "Limits",

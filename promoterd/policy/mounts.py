@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from promoterd.policy import globs
+from promoterd.policy.copying import CopyData
 from promoterd.policy.fields import AbsolutePath, Component, Name, Rate
 from promoterd.policy.near import either, nearest
 from promoterd.policy.rules import Rule
@@ -100,6 +101,11 @@ class MountPolicy(Section):
     )
     limits: Annotated[Limits, BeforeValidator(empty_is_default)] = Field(
         default_factory=Limits, description="What promotion may cost here."
+    )
+    copy_data: CopyData | None = Field(
+        default=None,
+        description="Backend `layer`: which files carry their data in the layer. Nothing here: none do, and data that "
+        "is there goes.",
     )
     activation_interval: Duration = Field(
         default=60.0,

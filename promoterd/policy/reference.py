@@ -15,6 +15,7 @@ from promoterd.policy import schema
 from promoterd.policy.load import parse_policy
 from promoterd.policy.models import (
     ControlPolicy,
+    CopyData,
     Expected,
     HeatPolicy,
     Limits,
@@ -25,17 +26,29 @@ from promoterd.policy.models import (
     Rule,
 )
 from promoterd.policy.section import Section
-from promoterd.units import DURATION, SHARE_OR_COUNT, SHARE_OR_SIZE
+from promoterd.units import DURATION, SHARE_OR_COUNT, SHARE_OR_SIZE, SIZE
 
 TABLES: Final[dict[str, type[Section]]] = {
     model.__name__: model
-    for model in (Policy, ControlPolicy, MetricsPolicy, LogPolicy, MountPolicy, HeatPolicy, Expected, Limits, Rule)
+    for model in (
+        Policy,
+        ControlPolicy,
+        MetricsPolicy,
+        LogPolicy,
+        MountPolicy,
+        HeatPolicy,
+        Expected,
+        Limits,
+        CopyData,
+        Rule,
+    )
 }
 
 _BLOCK: Final = re.compile(r"(<!-- keys: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 _LINKS: Final = {
     DURATION: "a [duration](#units)",
     SHARE_OR_SIZE: "a [share or a size](#units)",
+    SIZE: "a [size](#units)",
     SHARE_OR_COUNT: "a [share](#units) or a whole number",
 }
 _SMALLEST: Final = "mounts: [{mountpoint: /x, rules: [{path: x}]}]"
@@ -63,8 +76,14 @@ def _defaults(model: type[Section]) -> dict[str, Any]:
         found = (search(value) for value in inner if isinstance(value, Section))
         return part if isinstance(part, model) else next((match for match in found if match), None)
 
-    part = search(parse_policy(_SMALLEST))
+    smallest = parse_policy(_SMALLEST)
+    part = search(smallest) or (model() if not _requires(model) else None)
     return part.model_dump(mode="json") if part else {}
+
+
+def _requires(model: type[Section]) -> bool:
+    """Whether it has keys without a default."""
+    return any(field.is_required() for field in model.model_fields.values())
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -79,6 +98,8 @@ def _cell(default: object) -> str:
         return "nothing"
     if isinstance(default, dict):
         return "*its defaults*"
+    if isinstance(default, list):
+        return ", ".join(map(_cell, default))
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

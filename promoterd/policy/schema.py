@@ -21,11 +21,13 @@ _BOUNDS: Final = (
 
 
 def section_of(annotation: object) -> type[Section] | None:
-    """The model inside ``Model``, ``list[Model]`` or an annotated one; None for plain values."""
+    """The model inside ``Model``, ``Model | None``, ``list[Model]`` or an annotated one; None for plain values."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     if get_origin(annotation) in (list, Annotated):
         return section_of(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, types.UnionType):
+        return next((found for found in map(section_of, get_args(annotation)) if found), None)
     return None
 
 

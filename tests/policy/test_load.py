@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from promoterd.errors import PolicyError
-from promoterd.policy import dump_policy, effective_policy, load_policy
+from promoterd.policy import CopyData, dump_policy, effective_policy, load_policy
 from promoterd.policy.load import parse_policy
 
 BACKENDS = ("opaque", "finalize", "observe")
@@ -43,10 +43,16 @@ mounts:
         min_age: 1h
       - path: lib/**
       - path: /apps/**
+    copy_data:
+      max_size: 64KiB
+      patterns: ["**/*.py"]
+      budget: 1GiB
 """
 
 
-MOUNT_KEYS = "the keys mountpoint, backend, heat, expect, limits, activation_interval, quiet_period, scratch, rules"
+MOUNT_KEYS = (
+    "the keys mountpoint, backend, heat, expect, limits, copy_data, activation_interval, quiet_period, scratch, rules"
+)
 HEAT_KEYS = "the keys source, half_life, threshold, max_directories, max_watches"
 RULE_KEYS = (
     "the keys path, promote, growing, threshold, recursive, max_entries, min_age, writers, "
@@ -247,8 +253,8 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
         "p.yaml:26: mounts[0].rules[0].promote",
         "p.yaml:29: mounts[0].rules[1].path",
         "p.yaml:29: mounts[0].rules[1].pth",
-        "p.yaml:31: mounts[1].mountpoint",
-        "p.yaml:32: mounts[1].rules",
+        "p.yaml:35: mounts[1].mountpoint",
+        "p.yaml:36: mounts[1].rules",
     ]
     assert found[5].endswith("found '/srv/view' a second time; allowed each mount point once")
     assert "found an empty list; allowed a list of one or more mappings" in found[6]
@@ -358,6 +364,12 @@ def test_sections_whose_keys_are_all_commented_out_are_defaults() -> None:
     assert parse_policy(text) == parse_policy("mounts: [{mountpoint: /x, rules: [{path: a/**}]}]")
 
 
+def test_copying_is_on_only_where_something_is_said_of_it() -> None:
+    text = "mounts: [{{mountpoint: /x, copy_data: {}, rules: [{{path: a/**}}]}}]"
+    assert parse_policy(text.format("")).mounts[0].copy_data is None
+    assert parse_policy(text.format("{}")).mounts[0].copy_data == CopyData()
+
+
 @pytest.mark.parametrize("name", ["auto", "observe", "theirs"])
 def test_names_are_checked_only_against_what_is_known(name: str) -> None:
     text = f"mounts: [{{mountpoint: /x, backend: {name}, heat: {{source: {name}}}, rules: [{{path: a}}]}}]"
@@ -403,6 +415,7 @@ def test_effective_policy_has_every_default_in_human_units() -> None:
         GOOD,
         "metrics: {listen: off}\nmounts: [{mountpoint: /x, rules: [{path: /}, {path: '**'}]}]",
         'mounts: [{mountpoint: "/caf\\udce9", scratch: "\\udce9", rules: [{path: "\\udce9/*\\n"}, {path: "ü"}]}]',
+        "mounts: [{mountpoint: /x, copy_data: {patterns: ['a/*.py', /b/**]}, rules: [{path: '**'}]}]",
         (
             "mounts: [{mountpoint: /, limits: {entries_per_second: 0, min_free_space: 1GB}, quiet_period: 0.1234567, "
             "rules: [{path: 2024}, {path: 'on'}, {path: '~'}, {path: ' a '}]}]"

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, Terms, Traces
-from promoterd.backends.layer import effect, entries, graveyard
+from promoterd.backends.layer import copying, effect, entries, graveyard
 from promoterd.backends.layer.home import Home, empty, layer_xattr
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.placing import Placing
 from promoterd.backends.layer.planning import is_complete, plan_layer, plan_resync
 from promoterd.backends.layer.plans import LayerPlan
 from promoterd.backends.layer.staging import Staged, Staging
+from promoterd.backends.layer.store import LayerData
 from promoterd.backends.layer.verifying import verify_names
 from promoterd.backends.layer.walking import directories_in, marked_in_layer, names_in
 from promoterd.backends.layer.watched import refuse_kept
@@ -46,6 +47,7 @@ class LayerBackend(Backend):
         self._stagings: dict[int, Staging] = {}
         self._changing = threading.RLock()
         """Held by whoever changes the halves: promotions side by side have ancestors in common."""
+        self.data: LayerData = LayerData(overlay, self._changing, batch)
 
     @classmethod
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
@@ -194,9 +196,13 @@ class LayerBackend(Backend):
         """The files half."""
         return layers.metadata[0]
 
-    def differs(self, shadow: os.stat_result, now: os.stat_result) -> bool:
-        """In the layer nobody but us has changed anything."""
-        return not entries.is_current(shadow, Attributes.of(now))
+    def differs(self, shadows: int, name: str, now: os.stat_result) -> bool:
+        """In the layer nobody but us has changed anything. A copy's record tells more: size and time can be again."""
+        found = Attributes.of(now)
+        if not entries.is_current(os.stat(name, dir_fd=shadows, follow_symlinks=False), found):
+            return True
+        copy = copying.copy_at(shadows, name)
+        return copy is not None and not copy.is_of(found)
 
     def traces(self, layers: Layers, path: bytes) -> Traces:
         """Directories with provenance in the rest half, and their ancestors."""
@@ -207,7 +213,7 @@ class LayerBackend(Backend):
     def sweep(self, layers: Layers) -> int:
         """Bury what nothing can refer to any more; says how many graves have to stay."""
         with self._changing, Home(layers) as home:
-            if not self._stagings:
+            if not (self._stagings or self.data.is_at_work):
                 empty(home.stage)
             graveyard.bury(home, graveyard.mounting_of(self.overlay))
             return len(os.listdir(home.graveyard))

@@ -11,13 +11,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from itertools import islice
 
 from promoterd.backends.base import DirectoryTerms, PlannedDirectory
 from promoterd.backends.layer import entries
+from promoterd.backends.layer.carrying import Carrying
 from promoterd.backends.layer.home import Home, fresh_name, remove_tree
 from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.plans import LayerPlan
+from promoterd.backends.layer.store import note_use
 from promoterd.backends.layer.verifying import verify_shadows
 from promoterd.overlay import beneath, mounts, xattrs
 from promoterd.overlay.attributes import Attributes
@@ -63,6 +64,7 @@ class _Open:
     there_rest: int
     lowers: dict[int, int]
     demands: DirectoryTerms
+    carrying: Carrying
 
 
 class Staging:
@@ -81,6 +83,8 @@ class Staging:
         """Build everything; yields the size of each batch before doing it. Raises Refused, OSError."""
         with self._home() as home:
             os.mkdir(self._name, 0o700, dir_fd=home.stage)
+            if any(demands.wants_data is not None for demands in self.plan.demands.values()):
+                note_use(home.files)
         for number, directory in enumerate(self.plan.directories):
             yield from self._build_directory(number, directory)
 
@@ -111,12 +115,16 @@ class Staging:
             staged = Staged(directory, number, beneath.exists_beneath(home.rest, directory.path))
             for half in (staged.files, staged.rest):
                 os.mkdir(half, 0o700, dir_fd=place)
+        room = self.plan.data_room.get(directory.path, 0)
+        carrying = Carrying.of(directory, self.plan.demands[directory.path], room)
         rows = iter(zip(directory.listing.entries, table, strict=True))
-        while chunk := list(islice(rows, self._batch)):
+        while chunk := carrying.chunk(rows, self._batch):
             yield len(chunk)
-            with self._home() as home, self.opened(home) as place, self._open(home, place, staged) as opened:
+            with self._home() as home, self.opened(home) as place, self._open(home, place, staged, carrying) as opened:
                 for name, found in chunk:
                     self._build_entry(opened, staged, name, found)
+            self.plan.data_cost += carrying.cost
+            carrying.cost = 0
         self.staged[directory.path] = staged
         if not staged.in_place:
             with self._home() as home, self.opened(home) as place:
@@ -146,7 +154,7 @@ class Staging:
         return found, extra if copied else None
 
     @contextmanager
-    def _open(self, home: Home, place: int, staged: Staged) -> Iterator[_Open]:
+    def _open(self, home: Home, place: int, staged: Staged, carrying: Carrying) -> Iterator[_Open]:
         path = staged.directory.path
         with ExitStack() as stack:
             files, rest = (
@@ -161,7 +169,7 @@ class Staging:
                 index: stack.enter_context(beneath.opened(home.layers.lowers[index], path))
                 for index in staged.directory.layers
             }
-            yield _Open(path, files, rest, there[0], there[1], lowers, self.plan.demands[path])
+            yield _Open(path, files, rest, there[0], there[1], lowers, self.plan.demands[path], carrying)
 
     def _build_entry(self, opened: _Open, staged: Staged, name: str, found: Attributes) -> None:
         try:
@@ -216,6 +224,9 @@ def _build_file(opened: _Open, staged: Staged, name: str, found: Attributes) -> 
         first = staged.first_links.setdefault((found.layer, found.inode), name)
     redirect = b"/" + join(opened.path, os.fsencode(first))
     extra = _extra(opened, name, found)
+    lower = opened.lowers[found.layer]
+    if opened.carrying.provide(lower, opened.files, opened.there_files, first, name, found, extra):
+        return
     if _file_is_current(opened, name, found, redirect, extra) and (first == name or _is_linked(opened, first, name)):
         return
     if first != name and _link(opened, first, name):
