@@ -24,6 +24,7 @@ class Budget:
         self.limit = limit
         self._holdings: dict[bytes, Holding] = {}
         self._reserved: dict[bytes, int] = {}
+        self._taken = 0
         self.is_counted = False
         """Whether it is known what all directories hold."""
         self.fill_again: dict[bytes, float] = {}
@@ -50,26 +51,32 @@ class Budget:
 
     def note(self, path: bytes, holding: Holding) -> None:
         """What was found in a directory; what it had reserved is over."""
+        self._taken -= self._takes(path)
         self._reserved.pop(path, None)
         if holding == Holding():
             self._holdings.pop(path, None)
         else:
             self._holdings[path] = holding
+        self._taken += self._takes(path)
 
     def release(self, paths: Collection[bytes]) -> None:
         """Nothing more is copied into these directories."""
         for path in paths:
+            self._taken -= self._takes(path)
             self._reserved.pop(path, None)
+            self._taken += self._takes(path)
 
     def keep_only(self, is_there: Callable[[bytes], bool]) -> None:
         """Forget directories that are complete no more: their data went with them."""
         for path in [path for path in self._holdings if not is_there(path)]:
-            del self._holdings[path]
+            self.note(path, Holding())
 
     def reserve(self, path: bytes, wanted: int) -> int:
         """Keep room for so many bytes in a directory; how many of them fit besides what it has."""
         granted = max(0, min(wanted, self._free(path)))
+        self._taken -= self._takes(path)
         self._reserved[path] = granted
+        self._taken += self._takes(path)
         return max(0, granted - self.of(path).held)
 
     def victim(
@@ -77,7 +84,7 @@ class Budget:
     ) -> Victim | None:
         """The coldest directory whose data should make room for so many bytes in ``path``; None where none should."""
         short = wanted - self._free(path)
-        if short <= 0:
+        if short <= 0 or heat(path) <= 0:
             return None
         colder = [
             (heat(other), other)
@@ -106,5 +113,7 @@ class Budget:
 
     def _free(self, path: bytes) -> int:
         """What all others leave."""
-        others = {*self._holdings, *self._reserved}.difference({path})
-        return self.limit - sum(max(self.of(other).held, self._reserved.get(other, 0)) for other in others)
+        return self.limit - (self._taken - self._takes(path))
+
+    def _takes(self, path: bytes) -> int:
+        return max(self.of(path).held, self._reserved.get(path, 0))

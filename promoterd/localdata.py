@@ -14,6 +14,8 @@ from promoterd.queueing import overlaps
 from promoterd.states import MARKED, State
 from promoterd.terms import NANOSECONDS, terms_for
 
+FILLED_AT_ONCE = 100
+"""Directories that are looked at between two rechecks, the hottest first."""
 FILL_AGAIN = 3600.0
 """Seconds until a directory is given another chance in which something kept files from being copied."""
 _FILLED = frozenset({State.COMPLETE, State.ACTIVE, State.PINNED})
@@ -76,7 +78,7 @@ async def refill(mount: Mounted) -> None:
         return
     now = mount.clock()
     due = [path for path in budget.lacking() if now >= budget.fill_again.get(path, 0.0)]
-    for path in sorted(due, key=lambda path: (-mount.heat_of(path), path)):
+    for path in sorted(due, key=lambda path: (-mount.heat_of(path), path))[:FILLED_AT_ONCE]:
         if mount.stopping or await mount.run(mount.free_space_lack) is not None:
             return
         if mount.book.state(path) not in _FILLED or overlaps(path, mount.busy):

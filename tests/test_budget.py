@@ -100,3 +100,6 @@ def test_whatever_is_asked_the_limit_holds() -> None:
         else:
             made.release([path])
         assert made.held <= 1000
+    made.release(paths)
+    held = made.held
+    assert made.reserve(b"another", 1000) == 1000 - held

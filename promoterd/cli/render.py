@@ -63,13 +63,23 @@ def _mount(mount: Mapping[str, Any]) -> Table:
         facts.add_row("directories", _text(", ".join(counts) or "all cold"))
     data = mount.get("data")
     if data:
-        facts.add_row("data", _text(f"{format_size(data['held'])} of {format_size(data['budget'])}"))
+        facts.add_row("data", _text(f"{_amount(data['held'])} of {format_size(data['budget'])} held"))
     source = mount.get("heat_source")
     if source:
         facts.add_row("heat source", _text(_words(source)))
     for call in mount.get("stuck", ()):
         facts.add_row("stuck", _text(f"{call['call']} for {format_duration(round(call['seconds']))}", "red"))
     return facts
+
+
+def _amount(size: int) -> str:
+    """A number of bytes, for people: three digits will do."""
+    amount, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if amount < 1024:  # noqa: PLR2004 - the next unit
+            break
+        amount, unit = amount / 1024, larger
+    return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:.0f} {unit}"  # noqa: PLR2004 - three digits
 
 
 def top(answer: Mapping[str, Any]) -> Iterator[RenderableType]:

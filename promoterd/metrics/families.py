@@ -57,7 +57,7 @@ class Families:
         self.upper_free_inodes = self._gauge("upper_free_inodes", "Free inodes of upper's file system.", "mount")
         self.upper_inodes = self._gauge("upper_inodes", "Inodes of upper's file system; 0: no fixed number.", "mount")
         self.data_bytes = self._gauge("data_bytes", "Bytes of files' data that the layer holds.", "mount")
-        self.data_evicted = self._counter("data_evicted_bytes", "Bytes of data that made room for others.", "mount")
+        self.data_evicted = self._counter("data_evicted_bytes", "Bytes of data that were given up again.", "mount")
         self.working = self._gauge("mount_working", "1 while promoterd works on the mount.", "mount")
         self.stuck_calls = self._gauge("mount_stuck_calls", "Calls that the mount's server does not answer.", "mount")
         self.is_stuck = self._gauge("mount_stuck", "1 while there is such a call.", "mount")

@@ -2,11 +2,14 @@
 
 import re
 from collections.abc import Iterator
+from typing import Final
 
 from promoterd.policy.globs import levels
 from promoterd.policy.models import MountPolicy, Policy, Rule
 from promoterd.policy.problems import Location
 from promoterd.units import shown
+
+_WITHOUT_DATA: Final = frozenset({"opaque", "finalize", "prime", "observe"})
 
 
 def doubts(policy: Policy) -> Iterator[tuple[Location, str]]:
@@ -15,6 +18,8 @@ def doubts(policy: Policy) -> Iterator[tuple[Location, str]]:
         where: Location = ("mounts", at)
         if not any(rule.may_promote for rule in mount.rules):
             yield (*where, "rules"), "no rule lets anything be promoted"
+        if mount.copy_data is not None and mount.backend in _WITHOUT_DATA:
+            yield (*where, "copy_data"), f"the backend {mount.backend} copies no data, only `layer` does"
         for number, rule in enumerate(mount.rules):
             for text in _of_rule(mount, number, rule):
                 yield (*where, "rules", number, "path"), text

@@ -51,6 +51,8 @@ def main(  # noqa: PLR0913 - the options of a command
         raise typer.BadParameter("the page is for the results of a whole run", param_hint="--docs")
     options = ["--options", mount, "--upper", upper, "--latency", str(latency)]
     jobs: list[Job] = []
+    if short:  # the last one has it all
+        options += ["--layered", "layer+chain+data"]
     if measure:
         jobs += [measuring(version, options, 20 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
     if race:

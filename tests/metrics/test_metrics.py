@@ -122,6 +122,9 @@ def test_what_happens_is_counted(metrics: Metrics, mount: MountMetrics) -> None:
     mount.ghosts_removed(4)
     mount.reopened("deferred")
     mount.deferred(2)
+    mount.data_held(2048)
+    mount.data_evicted(100)
+    mount.data_evicted(20)
     for name, labels, expected in [
         ("promotions_total", {"outcome": "marked"}, 1),
         ("promotion_duration_seconds_sum", {}, 2.2),
@@ -147,6 +150,8 @@ def test_what_happens_is_counted(metrics: Metrics, mount: MountMetrics) -> None:
         ("ghosts_removed_total", {}, 4),
         ("reopens_total", {"outcome": "deferred"}, 1),
         ("reopens_deferred", {}, 2),
+        ("data_bytes", {}, 2048),
+        ("data_evicted_bytes_total", {}, 120),
     ]:
         assert value(metrics, name, **labels) == pytest.approx(expected), name
 

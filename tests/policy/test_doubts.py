@@ -79,3 +79,10 @@ def test_a_rule_that_governs_nothing_of_what_is_inside(path: str, better: str) -
     )
     assert warnings(f"{{path: {path}}}", f"{{path: '{better}'}}") == []
     assert warnings(f"{{path: {path}}}", "{path: '**', promote: never}") == []
+
+
+@pytest.mark.parametrize(("backend", "doubted"), [("opaque", True), ("layer", False), ("auto", False)])
+def test_copies_that_the_backend_does_not_make(backend: str, *, doubted: bool) -> None:
+    text = f"mounts:\n- mountpoint: /x\n  backend: {backend}\n  copy_data: {{}}\n  rules: [{{path: a/**}}]\n"
+    expected = [f"p.yaml:4: mounts[0].copy_data: the backend {backend} copies no data, only `layer` does"]
+    assert list(parse_policy(text, "p.yaml").warnings) == (expected if doubted else [])

@@ -43,10 +43,6 @@ mounts:
         min_age: 1h
       - path: lib/**
       - path: /apps/**
-    copy_data:
-      max_size: 64KiB
-      patterns: ["**/*.py"]
-      budget: 1GiB
 """
 
 
@@ -253,8 +249,8 @@ def test_all_problems_at_once_in_the_order_of_the_file() -> None:
         "p.yaml:26: mounts[0].rules[0].promote",
         "p.yaml:29: mounts[0].rules[1].path",
         "p.yaml:29: mounts[0].rules[1].pth",
-        "p.yaml:35: mounts[1].mountpoint",
-        "p.yaml:36: mounts[1].rules",
+        "p.yaml:31: mounts[1].mountpoint",
+        "p.yaml:32: mounts[1].rules",
     ]
     assert found[5].endswith("found '/srv/view' a second time; allowed each mount point once")
     assert "found an empty list; allowed a list of one or more mappings" in found[6]
@@ -567,6 +563,6 @@ def junk(chance: random.Random, template: Any) -> Any:
 
 def test_values_of_the_wrong_kind_at_every_key() -> None:
     chance = random.Random(23)
-    whole = effective_policy(parse_policy(GOOD))
+    whole = effective_policy(parse_policy(GOOD + "    copy_data: {patterns: [a/b.py]}\n"))
     survived = sum(is_policy_or_error(yaml.safe_dump(junk(chance, whole))) for _ in range(400))
     assert survived < 400

@@ -139,6 +139,7 @@ def _copy(lower: int, name: str, expected: Attributes, file: int) -> str | None:
     if source < 0:
         return None
     try:
+        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)  # what the client knows of it may be older
         while copied <= expected.size:
             try:
                 data = os.read(source, _CHUNK)
@@ -149,6 +150,7 @@ def _copy(lower: int, name: str, expected: Attributes, file: int) -> str | None:
             digest.update(data)
             _write(file, data)
             copied += len(data)
+        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)  # nobody else reads it there
     finally:
         os.close(source)
     try:

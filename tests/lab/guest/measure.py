@@ -45,7 +45,8 @@ def say(text: str) -> None:
 class Measurement:
     """Everything for one NFS version and one share; :attr:`run` grows as it goes on."""
 
-    def __init__(self, nfs: Nfs, upper: str, latency: float, manifest: Manifest) -> None:
+    def __init__(self, nfs: Nfs, upper: str, latency: float, manifest: Manifest, layered: Sequence[str]) -> None:
+        self.layered = layered
         self.nfs, self.upper, self.latency, self.manifest = nfs, upper, latency, manifest
         self.workloads: dict[str, dict[str, Cell]] = {}
         self.launch: dict[str, LaunchCell] = {}
@@ -73,7 +74,7 @@ class Measurement:
         for backend in fit:
             self._backend(backend, self._overlay)
         if probe.host().trial.data_only_layers:
-            for state in ("layer", "layer+chain"):
+            for state in self.layered:
                 self._backend(state, self._layered)
 
     def _backend(self, state: str, overlays: Callable[[], AbstractContextManager[MountedOverlay]]) -> None:
@@ -277,12 +278,17 @@ def main() -> int:
     parser.add_argument("--options", default="actimeo=600")
     parser.add_argument("--upper", default="ext4", choices=list(UPPERS))
     parser.add_argument("--latency", type=float, default=0.0, help="milliseconds that a round trip takes besides")
+    parser.add_argument("--layered", nargs="*", default=["layer", "layer+chain", "layer+chain+data"])
     arguments = parser.parse_args()
     server.start("/dev/vdb")
     server.delay(arguments.latency)
     say(f"server up; NFS {arguments.nfs}, {os.uname().release}")
     measurement = Measurement(
-        Nfs(arguments.nfs, arguments.options), arguments.upper, arguments.latency, Manifest.load(MANIFEST)
+        Nfs(arguments.nfs, arguments.options),
+        arguments.upper,
+        arguments.latency,
+        Manifest.load(MANIFEST),
+        arguments.layered,
     )
     measurement.all()
     Results(runs=[measurement.run]).dump(f"{OUT}/results.json")

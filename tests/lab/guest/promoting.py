@@ -23,6 +23,8 @@ from support.promotions import assert_marks_are_sound
 from support.soundness import OPAQUE, xattr
 
 PATIENCE = 600.0
+BUDGET = "64MiB"
+"""Of the data of small files; the share has less."""
 _QUIET = 4.0
 _UNDER_WAY = ("hot", "shadowing", "complete", "pinned")
 
@@ -80,9 +82,9 @@ class Promoter:
         ``always`` are directories that policy says are to be promoted; others are if they are hot. Raises
         AssertionError if it comes to no end, or does not end well.
         """
-        policy = mount_policy(
-            self.overlay, rules(self.manifest, always, self.state), backend=self.backend, activation_interval="1s"
-        )
+        more = {"copy_data": {"max_size": "64KiB", "budget": BUDGET}} if "+data" in self.state else {}
+        chosen = rules(self.manifest, always, self.state)
+        policy = mount_policy(self.overlay, chosen, backend=self.backend, activation_interval="1s", **more)
         self.daemon.policy["mounts"] = [policy]
         cool(self.overlay)
         with rpcs.counted() as counts, self.daemon as daemon:
