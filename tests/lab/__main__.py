@@ -54,7 +54,7 @@ def main(  # noqa: PLR0913 - the options of a command
     if short:  # the last one has it all
         options += ["--layered", "layer+chain+data"]
     if measure:
-        jobs += [measuring(version, options, 20 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
+        jobs += [measuring(version, options, 45 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
     if race:
         jobs.append(racing(latency, 20 * _MINUTE))
     if test:
