@@ -25,7 +25,7 @@ RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
 """Seconds until a failed promotion is tried again: doubled with each attempt."""
 RETRY_REFUSED = 3600.0
 """Seconds until a refused directory is looked at again, since its obstacle may be gone; or one that was observed."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Outcome(StrEnum):
@@ -285,7 +285,7 @@ def _backoff(mount: Mounted, path: bytes) -> float:
 
 def _failed(mount: Mounted, path: bytes, error: Exception) -> Promotion:
     """A failure is tried again: a server may recover, and a full upper layer be cleared."""
-    full = isinstance(error, OSError) and error.errno in _FULL
+    full = isinstance(error, OSError) and error.errno in FULL
     where = "upper" if mount.backend.place == mount.overlay.upper else "layer's"
     what = f"the {where} file system is full" if full else str(error)
     failure = Busy(path=show(path), reason=what)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
-from promoterd.promotion import resync
+from promoterd.promotion import FULL, resync
 from promoterd.states import State
 from promoterd.terms import why_forbidden
 
@@ -18,8 +18,8 @@ async def resync_or_leave(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]
     others = []
     for path in paths:
         try:
-            if await _may_not_be_complete(mount, path):
-                others.append(path)
+            if await _may_not_be_complete(mount, path) or await mount.run(mount.free_space_lack) is not None:
+                others.append(path)  # where there is no room to bring it in line, it must not stay as it is either
                 continue
             done = await resync(mount, path)
         except Refused:
@@ -27,6 +27,8 @@ async def resync_or_leave(mount: Mounted, paths: Sequence[bytes]) -> list[bytes]
         except MountGone:
             raise
         except (PromoterdError, OSError) as error:
+            if isinstance(error, OSError) and error.errno in FULL:
+                others.append(path)
             _stays_stale(mount, path, f"not in line with the server yet: {error}")
         else:
             mount.rewritten.discard(path)

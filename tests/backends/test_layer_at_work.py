@@ -15,6 +15,7 @@ from promoterd.activating import activate
 from promoterd.backends.base import Busy
 from promoterd.backends.layer import LayerBackend
 from promoterd.backends.layer.placing import Placing
+from promoterd.backends.layer.staging import Staging
 from promoterd.errors import TripWire
 from promoterd.inotify import IN_OPEN, Inotify
 from promoterd.mounted import Mounted
@@ -59,10 +60,6 @@ class TestStopped:
         """A directory that is there already is brought in line after its children were put into place."""
         with at_work(mounted) as mount:
             assert asyncio.run(promote(mount, SUB)).outcome is Outcome.MARKED
-
-            def full(*_: object) -> None:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
             with monkeypatch.context() as patch:
                 patch.setattr(Placing, "merge", full)
                 done = asyncio.run(promote(mount, LIB))
@@ -111,15 +108,34 @@ class TestStopped:
             asyncio.run(activate(mount))
             write(mounted.on_server(LIB + b"/new"))
             mount.unsettled = False
-
-            def full(*_: object) -> None:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
             with monkeypatch.context() as patch:
                 patch.setattr(Placing, "merge", full)
                 with pytest.raises(OSError, match="No space"):
                     asyncio.run(resync(mount, LIB))
             assert mount.unsettled
+
+    @pytest.mark.parametrize("limit", [True, False], ids=["by policy", "in truth"])
+    def test_without_room_to_bring_it_in_line_it_is_reopened(
+        self, mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch, *, limit: bool
+    ) -> None:
+        """It would hide what the server has added for as long as the disk is full."""
+        with at_work(mounted) as mount:
+            asyncio.run(promote(mount, LIB))
+            asyncio.run(activate(mount))
+            write(mounted.on_server(LIB + b"/new"))
+            with monkeypatch.context() as patch:
+                if limit:
+                    patch.setattr(mount, "free_space_lack", lambda: "there is too little")
+                else:
+                    patch.setattr(Staging, "build", full)
+                assert LIB in asyncio.run(recheck(mount, [LIB]))
+            assert not mount.book.is_marked(LIB)
+            assert os.path.exists(mounted.at(LIB + b"/new"))
+            assert LIB not in assert_layer_is_sound(mounted)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 class TestKilled:
