@@ -11,10 +11,10 @@ from promoterd.fsck.findings import Area, Finding, Kind
 from promoterd.fsck.reading import lstat, opened_if_there
 from promoterd.fsck.session import Session
 from promoterd.overlay import beneath, rolls, scratch, xattrs
+from promoterd.overlay.mounts import GRAVEYARD, STAGE
 from promoterd.overlay.times import times_kept
 from promoterd.provenance import decode
 
-STAGE, GRAVEYARD = b"promoterd.stage", b"promoterd.graveyard"
 _ROLL = re.compile(rb"roll-[0-9a-f]{24}")
 _SCRATCH_MODE = 0o700
 

@@ -8,10 +8,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from promoterd.fsck.judging import Facts, Shadow
-from promoterd.overlay import beneath, syscalls, xattrs
-from promoterd.overlay.listing import Layers, Stamp, stamp
+from promoterd.overlay import syscalls, xattrs
+from promoterd.overlay.listing import Layers, Stamp, opened_to_read, stamp
 
-COPY = "trusted.overlay.promoterd.data"
 Pace = Callable[[], None]
 """Called before each entry that the server is asked for."""
 
@@ -112,31 +111,18 @@ def opened_lower(layers: Layers, path: bytes) -> Iterator[LowerDirectory | None]
     """The server's directory at ``path``; None where it has none. Raises Refused as ``contributing``, and OSError."""
     with ExitStack() as stack:
         directories = [
-            (index, stack.enter_context(opened_to_list(layers.lowers[index], path)))
+            (index, stack.enter_context(opened_to_read(layers.lowers[index], path)))
             for index in layers.contributing(path)
         ]
         yield LowerDirectory(directories) if directories else None
 
 
 @contextmanager
-def opened_to_list(root: int, path: bytes) -> Iterator[int]:
-    """A directory to be listed, its access time left alone where that is allowed (open(2), O_NOATIME)."""
-    try:
-        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY | os.O_NOATIME)
-    except PermissionError:
-        descriptor = beneath.open_beneath(root, path, beneath.READ_DIRECTORY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def opened_if_there(root: int, path: bytes) -> Iterator[int]:
-    """As :func:`opened_to_list`; -1 where there is no such directory."""
+    """As :func:`promoterd.overlay.listing.opened_to_read`; -1 where there is no such directory."""
     with ExitStack() as stack:
         try:
-            descriptor = stack.enter_context(opened_to_list(root, path))
+            descriptor = stack.enter_context(opened_to_read(root, path))
         except (FileNotFoundError, NotADirectoryError):
             descriptor = -1
         yield descriptor
@@ -159,7 +145,7 @@ def shadow_of(directory: int, name: str) -> Shadow | None:
         return None if facts is None else Shadow(facts)
     itself = xattrs.entry(directory, name)
     metacopy = xattrs.get(itself, xattrs.METACOPY) is not None
-    copy = xattrs.get(itself, COPY)
+    copy = xattrs.get(itself, xattrs.DATA)
     return Shadow(facts, metacopy, xattrs.get(itself, xattrs.REDIRECT), copy)
 
 

@@ -7,12 +7,11 @@ drawn when its overlay inode is made, and with the mark on disk before that, ano
 """
 
 import os
-import stat
 from itertools import islice
 
+from promoterd.backends.reading import compare
 from promoterd.overlay import beneath
 from promoterd.overlay.listing import Layers, opened_to_read
-from promoterd.paths import display, join, show
 
 _SAMPLE = 8
 
@@ -43,23 +42,6 @@ def read_back(layers: Layers, path: bytes) -> str | None:
         for half in reversed(layers.metadata):
             with opened_to_read(half, path) as directory:
                 own.update((name, half) for name in os.listdir(directory) if name not in above)
-        seen = set(layers.list_merged(path))
-        if seen != expected | own.keys():
-            names = sorted(seen ^ (expected | own.keys()))[:3]
-            return f"its listing differs in {', '.join(display(os.fsencode(name)) for name in names)}"
-        return _sample_back(layers, path, own)
+        return compare(layers, path, expected | own.keys(), own)
     except OSError as error:
         return str(error)
-
-
-def _sample_back(layers: Layers, path: bytes, own: dict[str, int]) -> str | None:
-    with beneath.opened(layers.root, path) as merged:
-        for name in sorted(own)[:: max(1, len(own) // _SAMPLE)]:
-            with beneath.opened(own[name], path) as directory:
-                ours = os.stat(name, dir_fd=directory, follow_symlinks=False)
-            seen = os.stat(name, dir_fd=merged, follow_symlinks=False)
-            if (stat.S_IFMT(ours.st_mode), ours.st_size) != (stat.S_IFMT(seen.st_mode), seen.st_size) and (
-                not stat.S_ISDIR(seen.st_mode)
-            ):
-                return f"{show(join(path, os.fsencode(name)))} has another type or size than in the layer"
-    return None

@@ -14,9 +14,9 @@ from typing import Self
 
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.listing import Layers
+from promoterd.overlay.mounts import GRAVEYARD, STAGE
 from promoterd.paths import parent
 
-STAGE, GRAVEYARD = b"promoterd.stage", b"promoterd.graveyard"
 _MODE = 0o700
 _OTHER_ATTRIBUTES = 512
 _serial = count()
