@@ -167,7 +167,7 @@ def test_files_are_copied_once_they_are_old_enough(
     make_daemon: Callable[..., RunningDaemon], mounted: MountedOverlay
 ) -> None:
     lib = LIBRARIES[0]
-    daemon = start(make_daemon, mounted, {}, min_age="1.5s")
+    daemon = start(make_daemon, mounted, {}, min_age="1s")
     os.utime(mounted.on_server(lib) + b"/m1.py")
     wait_for(lambda: daemon.find("ready"))
     daemon.wait_for(lambda: promoted(daemon, mounted, lib))
