@@ -58,6 +58,9 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in plain}
 
 
+HEADINGS = "| 500 \u00d7 | not promoted | `opaque` | `layer` | `layer`, chained | and with data |"
+
+
 @EVERYWHERE
 def test_links_lead_somewhere(name: str) -> None:
     dead = []
@@ -186,8 +189,10 @@ def test_the_changelog_begins_with_this_version() -> None:
 def test_what_nfs_costs_is_what_the_lab_counted() -> None:
     run = TEXTS["docs/benchmarks.md"].partition("### Linux 6.12")[2].partition("\n### ")[0]
     assert "NFS 4.2" in run.partition("\n")[0]
-    counted = dict(re.findall(r"^\| ([^|]+?) \|(.*)\|$", run, re.MULTILINE))
-    said = TEXTS["docs/how-it-works.md"].partition("| not promoted | complete (`opaque`) |")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in run.splitlines() if line[:1] == "|"]
+    (states,) = [row for row in rows if "unpromoted" in row and "opaque" in row][:1]
+    counted = {row[0]: dict(zip(states, row, strict=False)) for row in rows}
+    said = TEXTS["docs/how-it-works.md"].partition(HEADINGS)[2]
     for row, workload in {
         "a name that does not exist": "stat missing",
         "list the directory": "readdir",
@@ -195,11 +200,12 @@ def test_what_nfs_costs_is_what_the_lab_counted() -> None:
         "`ls -l`": "ls -l",
         "open and read each file": "open+read",
     }.items():
-        _, unpromoted, _, opaque = (cell.strip().replace(",", "") for cell in counted[workload].split("|"))
-        assert f"| {row} | {unpromoted} | {opaque} |" in said, f"{workload}: {unpromoted}, {opaque}"
-    launches = dict(
-        re.findall(r"^\| (plain|opaque) \| (.*) \|$", run.partition("#### One launch\n")[2], re.MULTILINE)[:2]
-    )
+        states_said = ("unpromoted", "opaque", "layer", "layer+chain", "layer+chain+data")
+        line = " | ".join([row, *(counted[workload][state].replace(",", "") for state in states_said)])
+        assert f"| {line} |" in said, line
+    told = r"^\| (plain|opaque|layer\+chain|layer\+chain\+data) \| (.*) \|$"
+    launches = dict(reversed(re.findall(told, run.partition("#### One launch\n")[2], re.MULTILINE)))
+    assert len(launches) == 4
     for launch in launches.values():
         cells = launch.split(" | ")
         assert cells[0] in TEXTS["README.md"], "RPCs of a launch"

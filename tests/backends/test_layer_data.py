@@ -1,126 +1,43 @@
-"""Copies of files' data in the metadata layer, on real overlays: what is copied, what is not, and who reads what."""
+"""Copies of files' data in the metadata layer, on real overlays: what is copied, and what is not."""
 
 import contextlib
 import hashlib
 import json
-import mmap
 import os
 import stat
-import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from promoterd.backends.base import Busy, Plan, Terms
+from promoterd.backends.base import Busy
 from promoterd.backends.data import Holding
 from promoterd.backends.layer import copying
-from promoterd.backends.layer.backend import LayerBackend
 from promoterd.policy import CopyData
-from support.crashing import run_and_kill
+from support.copies import (
+    COPIES,
+    LIB,
+    PYTHON,
+    SMALL,
+    TREE,
+    DataBench,
+    at_first_open,
+    copied,
+    data_of,
+    read_all,
+    rewrite,
+)
 from support.overlays import MountedOverlay
-from support.promotions import METACOPY, REDIRECT, Bench, allow, assert_same_view, view_below, xattr
-from support.trees import ODD_NAMES, OLD, Fifo, File, Hardlink, Symlink
-
-DATA = "trusted.overlay.promoterd.data"
-LIB = b"apps/v1/lib"
-SMALL = {f"m{number}.py": File(b"# module %d\n" % number * 50, mode=0o640, uid=7, gid=8) for number in range(8)}
-TREE: dict[str, Any] = {
-    "apps": {
-        "v1": {
-            "lib": {
-                **SMALL,
-                "__init__.py": File(b""),
-                "large.so": File(b"x" * 200_000),
-                "notes.txt": File(b"not wanted"),
-                "pipe": Fifo(),
-                "link": Symlink("m1.py"),
-                "sub": {"deep.py": File(b"deep")},
-            }
-        }
-    }
-}
-COPIES = CopyData(max_size=64 * 1024, patterns=["**/*.py", "**/*.so"])
-ROOM = 1 << 30
-
-
-def data_of(path: bytes) -> dict[str, Any] | None:
-    """The record beside a copy; None for a stub."""
-    found = xattr(path, DATA)
-    return None if found is None else json.loads(found)
-
-
-class DataBench(Bench):
-    """The layer backend with what it may copy."""
-
-    backend: LayerBackend
-
-    def __init__(self, mounted: MountedOverlay, copies: CopyData | None = COPIES) -> None:
-        super().__init__(mounted, "layer")
-        self.copies = copies
-
-    def plan_copying(self, path: bytes, *, resync: bool = False, room: int = ROOM, **demands: Any) -> Plan:
-        wants = None if self.copies is None else self.copies.wants
-        terms = Terms(100_000, True, allow(**{"wants_data": wants, "chain": True, **demands}))
-        with self.layers() as layers:
-            plan = (self.backend.resync if resync else self.backend.plan)(layers, path, terms)
-        plan.data_room = dict.fromkeys(plan.paths, room)
-        return plan
-
-    def copy(self, path: bytes = LIB, **options: Any) -> list[bytes]:
-        """Promote, or bring in line, with copies; afterwards nothing of before is remembered."""
-        plan = self.plan_copying(path, **options)
-        self.shadow(plan)
-        marked = self.backend.complete(plan)
-        self.activate()
-        return marked
-
-    def fill(self, path: bytes = LIB, *, room: int = ROOM, oldest_allowed_ns: int = 1 << 62) -> int:
-        assert self.copies is not None
-        steps = self.backend.data.fill(path, self.copies.wants, oldest_allowed_ns=oldest_allowed_ns, room=room)
-        return sum(steps)
-
-    def evict(self, at_least: int, path: bytes = LIB) -> int:
-        return self.backend.data.evict(path, None if self.copies is None else self.copies.wants, at_least)
+from support.promotions import assert_same_view, view_below
+from support.soundness import METACOPY, xattr
+from support.trees import ODD_NAMES, OLD, File, Hardlink
 
 
 @pytest.fixture
 def bench(make_overlay: Callable[..., MountedOverlay]) -> DataBench:
     return DataBench(make_overlay(TREE, counting=True, layered=True))
-
-
-def copied(bench: DataBench, path: bytes = LIB) -> set[bytes]:
-    """The names of a directory that carry their data, each checked against its record and the server."""
-    half = bench.mounted.in_files(path)
-    found = set()
-    for name in os.listdir(half):
-        entry = half + b"/" + name
-        if not stat.S_ISREG(os.lstat(entry).st_mode):
-            continue
-        record = data_of(entry)
-        if record is None:
-            assert xattr(entry, METACOPY) == b""
-            continue
-        assert xattr(entry, METACOPY) is None
-        assert xattr(entry, REDIRECT) is None
-        with open(entry, "rb") as file:
-            assert hashlib.sha256(file.read()).hexdigest() == record["sha256"]
-        found.add(name)
-    return found
-
-
-def read_all(mounted: MountedOverlay, names: set[bytes], path: bytes = LIB) -> dict[bytes, bytes]:
-    contents = {}
-    for name in names:
-        with open(mounted.at(path) + b"/" + name, "rb") as file:
-            contents[name] = file.read()
-    return contents
-
-
-PYTHON = {os.fsencode(name) for name in (*SMALL, "__init__.py")}
 
 
 def test_small_files_are_opened_and_read_without_a_request(bench: DataBench) -> None:
@@ -138,10 +55,6 @@ def test_small_files_are_opened_and_read_without_a_request(bench: DataBench) -> 
     assert contents == {os.fsencode(name): SMALL[name].content for name in SMALL} | {b"__init__.py": b""}
     read_all(mounted, {b"large.so"})
     assert mounted.asked() > 0, "what is large stays on the server"
-
-
-def test_the_record_is_of_the_servers_file(bench: DataBench) -> None:
-    bench.copy()
     there = os.stat(bench.mounted.on_server(LIB) + b"/m3.py")
     record = data_of(bench.mounted.in_files(LIB) + b"/m3.py")
     assert record == {
@@ -193,14 +106,6 @@ def test_what_is_young_is_not_copied_into_an_open_directory(bench: DataBench) ->
     assert xattr(bench.mounted.in_files(LIB) + b"/m1.py", METACOPY) == b""
 
 
-def rewrite(path: bytes, content: bytes) -> None:
-    """Rewrite in place, with the time that it had: as rsync does."""
-    before = os.stat(path)
-    with open(path, "r+b") as file:
-        file.write(content)
-    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-
-
 def write_again(path: bytes) -> None:
     """Another file with the same content and times."""
     with open(path, "wb") as file:
@@ -250,27 +155,6 @@ def test_what_changes_while_it_is_copied_is_not_copied(make_overlay: Callable[..
     bench.activate()
     with open(bench.mounted.at(b"lib/f.py"), "rb") as file:
         assert file.read() == b"b" * len(content)
-
-
-@contextlib.contextmanager
-def at_first_open(path: bytes, do: Callable[[], None]) -> Iterator[None]:
-    """Do something as soon as somebody opens the file."""
-    script = "import ctypes,os,sys\nlibc=ctypes.CDLL(None)\nfd=libc.inotify_init()\n"
-    script += "libc.inotify_add_watch(fd,os.fsencode(sys.argv[1]),0x20)\nprint('armed',flush=True)\nos.read(fd,4096)\n"
-    script += "print('opened',flush=True)"
-    watcher = subprocess.Popen(
-        ["python3", "-c", script, os.fsdecode(path)], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-    )
-    assert watcher.stdout is not None
-    assert watcher.stdout.readline() == b"armed\n"
-    thread = threading.Thread(target=lambda: do() if watcher.stdout.readline() else None)  # type: ignore[union-attr]
-    thread.start()
-    try:
-        yield
-    finally:
-        watcher.terminate()
-        watcher.communicate()
-        thread.join()
 
 
 @pytest.mark.parametrize(("directory", "name"), [("/proc/sys/vm", "compact_memory"), ("/proc/self", "mem")])
@@ -441,138 +325,3 @@ def test_an_eviction_takes_what_nobody_wants_first_and_no_more_than_it_must(benc
     assert copied(bench) == {b"m1.py", b"m2.py"}
     assert bench.evict(1) == len(SMALL["m1.py"].content)
     assert len(copied(bench)) == 1
-
-
-# Under readers and writers
-
-
-def test_who_reads_meanwhile_reads_the_same(bench: DataBench) -> None:
-    bench.copy()
-    before = bench.view()
-    stop = threading.Event()
-    wrong: list[str] = []
-
-    def read() -> None:
-        while not stop.is_set():
-            for name, file in SMALL.items():
-                with open(bench.mounted.at(LIB) + b"/" + os.fsencode(name), "rb") as found:
-                    if found.read() != file.content:
-                        wrong.append(name)
-                if len(os.listdir(bench.mounted.at(LIB))) != len(TREE["apps"]["v1"]["lib"]):
-                    wrong.append("listing")
-
-    threads = [threading.Thread(target=read) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    try:
-        for _ in range(6):
-            bench.evict(1 << 30)
-            bench.activate()
-            bench.fill()
-            bench.activate()
-            bench.copy(resync=True)
-    finally:
-        stop.set()
-        for thread in threads:
-            thread.join()
-    assert not wrong
-    assert_same_view(before, bench.view())
-
-
-def test_what_is_mapped_or_running_keeps_its_bytes(make_overlay: Callable[..., MountedOverlay]) -> None:
-    with open("/bin/sleep", "rb") as file:
-        program = file.read()
-    tree = {"lib": {"sleep": File(program, mode=0o755), "f.py": File(b"old" * 999)}}
-    bench = DataBench(make_overlay(tree, counting=True, layered=True), CopyData(max_size=1 << 24))
-    bench.copy(b"lib")
-    assert copied(bench, b"lib") == {b"sleep", b"f.py"}
-    path = bench.mounted.at(b"lib/f.py")
-    with contextlib.ExitStack() as stack:
-        running = stack.enter_context(subprocess.Popen([bench.mounted.at(b"lib/sleep"), "60"]))
-        stack.callback(running.kill)
-        file = stack.enter_context(open(path, "rb"))
-        mapped = stack.enter_context(mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ))
-        bench.evict(1 << 30, b"lib")
-        bench.activate()
-        assert copied(bench, b"lib") == set()
-        assert mapped[:] == b"old" * 999
-        rewrite(bench.mounted.on_server(b"lib/f.py"), b"new")
-        bench.copy(b"lib", resync=True)
-        bench.activate()
-        assert mapped[:] == os.pread(file.fileno(), 9999, 0) == b"old" * 999
-        assert running.poll() is None
-    bench.activate()
-    with open(path, "rb") as again:
-        assert again.read() == b"new" + b"old" * 998
-
-
-def test_what_a_user_writes_survives(bench: DataBench) -> None:
-    bench.copy()
-    at = bench.mounted.at(LIB)
-    with open(at + b"/m1.py", "ab") as file:
-        file.write(b"mine")
-    os.chmod(at + b"/m2.py", 0o600)
-    os.rename(at + b"/m3.py", at + b"/mine.py")
-    os.unlink(at + b"/m4.py")
-    os.link(at + b"/m5.py", at + b"/linked.py")
-    assert xattr(bench.mounted.in_upper(LIB) + b"/m1.py", DATA) is None
-    before = bench.view()
-    for change in (
-        lambda: bench.evict(1 << 30),
-        bench.fill,
-        lambda: bench.copy(resync=True),
-        lambda: bench.copy(resync=True, wants_data=None),
-        lambda: bench.reopen(b"apps"),
-    ):
-        change()
-        bench.activate()
-        after = bench.view()
-        assert_same_view(before, after)
-    with open(at + b"/m1.py", "rb") as file:
-        assert file.read() == SMALL["m1.py"].content + b"mine"
-
-
-def test_what_was_changed_here_and_is_watched_stays_as_it_is(bench: DataBench) -> None:
-    """What is put in place of a file is another lower file, and found by that: nothing meets the watched inode."""
-    bench.copy()
-    path = bench.mounted.at(LIB) + b"/m1.py"
-    os.chmod(path, 0o600)
-    with at_first_open(bench.mounted.at(LIB) + b"/m2.py", lambda: None), at_first_open(path, lambda: None):
-        for work in (lambda: bench.evict(1 << 30), bench.fill):
-            work()
-            bench.activate()
-            assert read_all(bench.mounted, {b"m1.py"}) == {b"m1.py": SMALL["m1.py"].content}
-            assert os.stat(path).st_mode & 0o777 == 0o600
-
-
-# Crashes
-
-
-def test_killed_anywhere_the_copies_are_whole_and_the_view_is_the_servers(bench: DataBench) -> None:
-    bench.copy()
-    before = bench.view()
-    works: dict[str, Callable[[], object]] = {
-        "evict": lambda: bench.evict(1 << 30),
-        "fill": bench.fill,
-        "resync": lambda: bench.copy(resync=True),
-    }
-    prepare: dict[str, Callable[[], object]] = {
-        "evict": bench.fill,
-        "fill": lambda: bench.evict(1 << 30),
-        "resync": lambda: bench.evict(200),
-    }
-    for name, work in works.items():
-        prepare[name]()
-        steps = run_and_kill(work, None)
-        for after in range(0, len(steps), 9):
-            prepare[name]()
-            run_and_kill(work, after)
-            with bench.layers() as layers:
-                bench.backend.sweep(layers)
-                bench.backend.data.mend(layers, LIB)
-            bench.activate()
-            copied(bench)
-            assert not os.listdir(bench.mounted.layer_home + b"/promoterd.stage")
-            assert_same_view(before, bench.view())
-            work()
-            assert copied(bench) == (set() if name == "evict" else PYTHON), (name, after)

@@ -14,7 +14,8 @@ import pytest
 
 from promoterd.overlay import syscalls
 from support.overlays import OPTIONS, MountedOverlay
-from support.promotions import ORIGIN, Bench, xattr
+from support.promotions import ORIGIN, Bench
+from support.soundness import xattr
 from support.trees import Hardlink, files
 
 MakeOverlay = Callable[..., MountedOverlay]

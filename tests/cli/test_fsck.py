@@ -14,8 +14,9 @@ from support.checking import assert_shows_the_server, checked, errors
 from support.commands import Ran, on_a_terminal, promoterd
 from support.daemons import RunningDaemon, daemons, mount_policy
 from support.handmade import OPAQUE, Layer
-from support.promotions import assert_marks_are_sound, xattr
+from support.promotions import assert_marks_are_sound
 from support.sites import Site
+from support.soundness import xattr
 from support.trees import files
 
 if TYPE_CHECKING:

@@ -87,23 +87,49 @@ def test_heat_makes_it_complete_and_then_nothing_is_asked(
         os.close(directory)
 
 
-CHANGES: dict[str, Callable[[bytes], object]] = {
-    "added": lambda lib: write_file(lib + b"/new.py", b"new"),
-    "removed": lambda lib: os.unlink(lib + b"/m2.py"),
-    "replaced": lambda lib: (write_file(lib + b"/tmp", b"other"), os.rename(lib + b"/tmp", lib + b"/m3.py")),
-    "link replaced": lambda lib: (os.unlink(lib + b"/link"), os.symlink("m5.py", lib + b"/link")),
-    "file becomes directory": lambda lib: (os.unlink(lib + b"/m4.py"), os.mkdir(lib + b"/m4.py")),
-    "file becomes link": lambda lib: (os.unlink(lib + b"/m4.py"), os.symlink("m5.py", lib + b"/m4.py")),
-    "link becomes file": lambda lib: (os.unlink(lib + b"/link"), write_file(lib + b"/link", b"file")),
-    "link becomes directory": lambda lib: (os.unlink(lib + b"/link"), os.mkdir(lib + b"/link")),
-    "directory becomes file": lambda lib: (shutil.rmtree(lib + b"/sub"), write_file(lib + b"/sub", b"file")),
-    "directory becomes link": lambda lib: (shutil.rmtree(lib + b"/sub"), os.symlink("m5.py", lib + b"/sub")),
-    "directory removed": lambda lib: shutil.rmtree(lib + b"/sub"),
-    "directory added": lambda lib: (os.mkdir(lib + b"/more"), write_file(lib + b"/more/f", b"f")),
-    "mode of a file and the directory": lambda lib: (os.chmod(lib + b"/m6.py", 0o600), os.chmod(lib, 0o750)),
-    "hard link added": lambda lib: os.link(lib + b"/m7.py", lib + b"/m7-too.py"),
-    "release removed": lambda lib: shutil.rmtree(os.path.dirname(lib)),
-    "release added": lambda lib: shutil.copytree(os.path.dirname(lib), os.path.dirname(lib) + b"-next"),
+Change = Callable[[bytes], None]
+
+
+def steps(*changes: Callable[[bytes], object]) -> Change:
+    """One after the other, each given the directory."""
+
+    def do(lib: bytes) -> None:
+        for change in changes:
+            change(lib)
+
+    return do
+
+
+def at(name: bytes, change: Callable[..., object], *more: object) -> Callable[[bytes], object]:
+    """Something done to an entry of the directory."""
+    return lambda lib: change(os.path.join(lib, name), *more)
+
+
+def link_to(path: bytes, target: bytes) -> None:
+    os.symlink(target, path)
+
+
+def release(lib: bytes) -> str:
+    return os.fsdecode(os.path.dirname(lib))
+
+
+CHANGES: dict[str, Change] = {
+    "added": steps(at(b"new.py", write_file, b"new")),
+    "removed": steps(at(b"m2.py", os.unlink)),
+    "replaced": steps(at(b"tmp", write_file, b"other"), lambda lib: os.rename(lib + b"/tmp", lib + b"/m3.py")),
+    "link replaced": steps(at(b"link", os.unlink), at(b"link", link_to, b"m5.py")),
+    "file becomes directory": steps(at(b"m4.py", os.unlink), at(b"m4.py", os.mkdir)),
+    "file becomes link": steps(at(b"m4.py", os.unlink), at(b"m4.py", link_to, b"m5.py")),
+    "link becomes file": steps(at(b"link", os.unlink), at(b"link", write_file, b"file")),
+    "link becomes directory": steps(at(b"link", os.unlink), at(b"link", os.mkdir)),
+    "directory becomes file": steps(at(b"sub", shutil.rmtree), at(b"sub", write_file, b"file")),
+    "directory becomes link": steps(at(b"sub", shutil.rmtree), at(b"sub", link_to, b"m5.py")),
+    "directory removed": steps(at(b"sub", shutil.rmtree)),
+    "directory added": steps(at(b"more", os.mkdir), at(b"more/f", write_file, b"f")),
+    "mode of a file and the directory": steps(at(b"m6.py", os.chmod, 0o600), at(b"", os.chmod, 0o750)),
+    "hard link added": steps(lambda lib: os.link(lib + b"/m7.py", lib + b"/m7-too.py")),
+    "release removed": steps(lambda lib: shutil.rmtree(release(lib))),
+    "release added": steps(lambda lib: shutil.copytree(release(lib), release(lib) + "-next")),
 }
 
 
@@ -127,8 +153,8 @@ def test_every_change_on_the_server_is_seen(
     promote(daemon, many, *map(library, range(len(CHANGES))))
     view_of(many)  # everything is in the kernel's caches
     with contextlib.ExitStack() as held:
-        for number, change in enumerate(CHANGES):
-            if pinned and change != "release removed":
+        for number, name in enumerate(CHANGES):
+            if pinned and name != "release removed":
                 held.enter_context(hold(many.at(library(number))))
         for number, change in enumerate(CHANGES.values()):
             change(many.on_server(library(number)))

@@ -12,7 +12,8 @@ import pytest
 from promoterd.errors import Refused
 from support.daemons import RunningDaemon, mount_policy, use, wait_for
 from support.overlays import MountedOverlay
-from support.promotions import assert_same_view, view_below, view_of, xattr
+from support.promotions import assert_same_view, view_below, view_of
+from support.soundness import xattr
 from support.trees import File
 
 DATA = "trusted.overlay.promoterd.data"
@@ -167,7 +168,7 @@ def test_files_are_copied_once_they_are_old_enough(
     make_daemon: Callable[..., RunningDaemon], mounted: MountedOverlay
 ) -> None:
     lib = LIBRARIES[0]
-    daemon = start(make_daemon, mounted, {}, min_age="1.5s")
+    daemon = start(make_daemon, mounted, {}, min_age="1s")
     os.utime(mounted.on_server(lib) + b"/m1.py")
     wait_for(lambda: daemon.find("ready"))
     daemon.wait_for(lambda: promoted(daemon, mounted, lib))

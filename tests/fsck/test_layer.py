@@ -28,7 +28,7 @@ from support.checking import (
 )
 from support.handmade import COPY, MARK, METACOPY, OPAQUE, REDIRECT, Layer, dress, start_anew
 from support.overlays import MountedOverlay
-from support.promotions import xattr
+from support.soundness import xattr
 from support.trees import OLD, Device, Fifo, File, Hardlink, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

@@ -11,7 +11,8 @@ from promoterd.overlay.lock import WriterLock
 from support.checking import assert_shows_the_server, checked, errors, information, left
 from support.handmade import Layer
 from support.overlays import MountedOverlay
-from support.promotions import Bench, xattr
+from support.promotions import Bench
+from support.soundness import xattr
 from support.trees import OLD, build, files
 
 MakeOverlay = Callable[..., MountedOverlay]

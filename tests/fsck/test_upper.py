@@ -15,17 +15,8 @@ from promoterd.overlay.mounts import overlay_at
 from promoterd.provenance import Provenance, decode, digest
 from support.checking import checked, errors, information, left
 from support.overlays import MountedOverlay
-from support.promotions import (
-    METACOPY,
-    OPAQUE,
-    ORIGIN,
-    PROVENANCE,
-    REDIRECT,
-    Bench,
-    assert_same_view,
-    view_below,
-    xattr,
-)
+from support.promotions import ORIGIN, Bench, assert_same_view, view_below
+from support.soundness import METACOPY, OPAQUE, PROVENANCE, REDIRECT, xattr
 from support.trees import Fifo, File, Symlink, Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]

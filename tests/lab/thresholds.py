@@ -23,7 +23,8 @@ LAUNCH_SHARE: Final[Mapping[State, float]] = {
     "layer+chain+data": 0.05,
 }
 """Of plain's RPCs, how many a launch may take; on Linux 6.12 it was 1.00, 1.02, 0.24 and 0.92 over NFS 4.2."""
-LAUNCH_SHARE_SHORT: Final[Mapping[State, float]] = LAUNCH_SHARE | {
+LAUNCH_SHARE_SHORT: Final[Mapping[State, float]] = {
+    **LAUNCH_SHARE,
     "opaque": 0.5,
     "layer": 0.4,
     "layer+chain": 0.4,

@@ -61,7 +61,7 @@ class Race:
         """Cold launches on the layer and on a copy of the share on a local disk, one after the other."""
         with upper_home("xfs", b"/mnt/copy") as copy, self._layered("ext4") as overlay:
             local = copy + b"/share"
-            shutil.copytree(_SHARE, local, symlinks=True)
+            shutil.copytree(os.fsdecode(_SHARE), os.fsdecode(local), symlinks=True)
             Promoter(overlay, self.manifest, state).promote(self.manifest.search_path)
             ratios = []
             for pair in range(self.pairs):
