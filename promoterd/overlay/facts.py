@@ -89,6 +89,8 @@ class LayerFacts:
     trusted_xattrs: bool | None = None
     apart: tuple[bytes, ...] = ()
     """Of its halves, its stage and its graveyard, those that nothing can be renamed to and from its home."""
+    with_server: tuple[bytes, ...] = ()
+    """Layers of the server on the file system of the metadata layer."""
     inode_bytes: int | None = None
     """Of an ext4 whose device can be read."""
 

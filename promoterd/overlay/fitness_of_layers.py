@@ -125,6 +125,13 @@ def _home(overlay: Overlay, layer: LayerFacts) -> Iterator[Finding]:
             "trusted.* attributes",
             local,
         )
+    for server in layer.with_server:
+        yield refuse(
+            LAYOUT,
+            f"the layer {display(server)} of the overlay at {mountpoint} is on the file system of the metadata layer "
+            f"{home}, so that nothing is spared, and inode numbers do not tell which of them answers",
+            "put the metadata layer on a file system of its own",
+        )
     for directory in layer.apart:
         yield refuse(
             LAYOUT,

@@ -23,6 +23,7 @@ def layer_facts(overlay: Overlay) -> LayerFacts | None:
         fstype="" if mount is None else mount.fstype,
         trusted_xattrs=trusted_xattrs_at(overlay.metadata[0]),
         apart=tuple(_apart(home, (*overlay.metadata, home + b"/" + STAGE, home + b"/" + GRAVEYARD))),
+        with_server=tuple(layer for layer in overlay.lowers if _shares_file_system(layer, home)),
         inode_bytes=None if mount is None else ext4.inode_size(mount),
     )
 
@@ -81,6 +82,11 @@ def _apart(home: bytes, directories: tuple[bytes, ...]) -> Iterator[bytes]:
 def _place(directory: bytes) -> tuple[int, tuple[int, int]] | None:
     found = _stat(directory)
     return None if found is None else (found.mount_id, found.dev)
+
+
+def _shares_file_system(layer: bytes, home: bytes) -> bool:
+    one, other = _stat(layer), _stat(home)
+    return one is not None and other is not None and one.dev == other.dev
 
 
 def _difference(lower: bytes, data: bytes) -> str:

@@ -199,3 +199,19 @@ def test_without_a_trial_nothing_is_said_of_the_kernel() -> None:
 def test_a_writer_is_named() -> None:
     (found,) = layer_findings(layered(), replace(FACTS, writer="pid 7 (promoterd run)"))
     assert "pid 7" in found.message
+
+
+def test_a_server_on_the_layers_own_file_system() -> None:
+    found = judged(layered(), replace(FACTS, layer=LayerFacts("ext4", trusted_xattrs=True, with_server=(b"/l",))))
+    assert "/l" in found[LAYOUT].message
+
+
+def test_where_the_server_is_is_looked_at(make_overlay: MakeOverlay) -> None:
+    apart = overlay_at(make_overlay({"lib": {"a": b"1"}}, counting=True, layered=True).mountpoint)
+    layer = probe.gather(apart).layer
+    assert layer is not None
+    assert layer.with_server == ()
+    together = overlay_at(make_overlay({"lib": {"a": b"1"}}, layered=True).mountpoint)
+    layer = probe.gather(together).layer
+    assert layer is not None
+    assert layer.with_server == together.lowers
