@@ -44,10 +44,11 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/promoterd demo $(ARGS)
 
-## make test        all tests, on real overlays (root, FUSE); ARGS="tests/policy -x" for some of them
+## make test        all tests, on real overlays (root, FUSE), JOBS=2 at a time; ARGS="tests/policy -x" for some of them
 .PHONY: test
+JOBS ?= 2
 test: $(VENV)/.dev packages-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 ## make unit        the tests that need neither root nor FUSE nor an overlay
 .PHONY: unit

@@ -10,7 +10,7 @@ A test that leaves a mount below its directory or a child process behind fails, 
 """
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -36,6 +36,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures: list[str] = getattr(item, "fixturenames", [])
         if "make_overlay" in fixtures or item.get_closest_marker("needs") is not None:
             item.add_marker("system")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What tests of odd names print is not always text, and a worker has to send it (pytest-xdist)."""
+    report = yield
+    report.sections = [(title, _as_text(content)) for title, content in report.sections]
+    if report.failed and report.longrepr is not None and not _is_text(str(report.longrepr)):
+        report.longrepr = _as_text(str(report.longrepr))
+    return report
+
+
+def _as_text(content: str) -> str:
+    return content.encode("utf-8", "backslashreplace").decode()
+
+
+def _is_text(content: str) -> bool:
+    return _as_text(content) == content
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
