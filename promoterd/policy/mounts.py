@@ -90,8 +90,8 @@ class MountPolicy(Section):
     mountpoint: AbsolutePath = Field(description="Where the overlay is mounted.")
     backend: Name = Field(
         default=AUTO,
-        description="How directories are completed: `layer`, `opaque`, `finalize`, `prime` (completes none, keeps them known), "
-        "`observe` (a dry run), a registered name, or `auto` for the best that the mount is fit for.",
+        description="How directories are completed: `layer`, `opaque`, `finalize`, `prime` (completes none, keeps them "
+        "known), `observe` (a dry run), a registered name, or `auto` for the best that the mount is fit for.",
     )
     heat: Annotated[HeatPolicy, BeforeValidator(empty_is_default)] = Field(
         default_factory=HeatPolicy, description="What counts as hot here."

@@ -66,7 +66,9 @@ def test_the_error_messages_in_the_reference_are_real() -> None:
     lines = ["mounts:", "- mountpoint: /x", *["  # comment"] * 6, "  backend: opaqe", *[""] * 3, "  rules:"]
     lines.append("  - {path: a, min_age: 10min}")
     with pytest.raises(PolicyError) as caught:
-        parse_policy("\n".join(lines), "policy.yaml", known_backends=["finalize", "observe", "opaque", "prime"])
+        parse_policy(
+            "\n".join(lines), "policy.yaml", known_backends=["finalize", "layer", "observe", "opaque", "prime"]
+        )
     assert str(caught.value) + "\n" == block
 
 
