@@ -61,9 +61,10 @@ def measure(directories: int, seconds: float, settle: float) -> Result:
         stage.build_tree(home + b"/lower", names, 1)
         with (
             stage.overlay(home, home + b"/lower", b"idle") as mountpoint,
-            daemon(os.fsdecode(mountpoint), directories) as (pid, socket),
+            daemon(os.fsdecode(mountpoint), directories) as (process, socket),
         ):
-            watches = wait_until_armed(socket, directories)
+            pid = process.pid
+            watches = wait_until_armed(process, socket, directories)
             time.sleep(settle)
             before, started = cpu_seconds(pid), time.monotonic()
             time.sleep(seconds)
@@ -73,15 +74,15 @@ def measure(directories: int, seconds: float, settle: float) -> Result:
 
 
 @contextmanager
-def daemon(mountpoint: str, directories: int) -> Iterator[tuple[int, str]]:
-    """The daemon's process id and control socket."""
+def daemon(mountpoint: str, directories: int) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """The daemon's process and control socket."""
     home = os.path.dirname(mountpoint)
     policy = f"{home}/policy.yaml"
     with open(policy, "w", encoding="utf-8") as file:
         file.write(_POLICY.format(home=home, mountpoint=mountpoint, watches=directories * 2 + 1000))
     process = subprocess.Popen([sys.executable, "-m", "promoterd", "run", "--config", policy])
     try:
-        yield process.pid, f"{home}/socket"
+        yield process, f"{home}/socket"
     finally:
         process.terminate()
         try:
@@ -91,7 +92,7 @@ def daemon(mountpoint: str, directories: int) -> Iterator[tuple[int, str]]:
             process.wait()
 
 
-def wait_until_armed(socket: str, directories: int) -> int:
+def wait_until_armed(process: subprocess.Popen[bytes], socket: str, directories: int) -> int:
     """How many watches the daemon has, once it hears every directory."""
     deadline = time.monotonic() + _START_PATIENCE
     armed = 0
@@ -99,6 +100,8 @@ def wait_until_armed(socket: str, directories: int) -> int:
         time.sleep(0.25)
         command = [sys.executable, "-m", "promoterd", "status", "--socket", socket, "--json"]
         answer = subprocess.run(command, capture_output=True, check=False)
+        if process.poll() is not None:
+            sys.exit("the daemon ended; it says why above")
         if answer.returncode:
             continue
         (mount,) = json.loads(answer.stdout)["mounts"]
