@@ -126,8 +126,8 @@ class Measurement:
         """
         manifest = self.manifest
         promoter = Promoter(overlay, manifest, state)
-        say(f"{state}: by heat alone")
-        promoter.promote(use=lambda: [launch(os.fsdecode(overlay.mountpoint), MANIFEST) for _ in range(2)])
+        say(f"{state}: by heat alone")  # two launches are enough for it, if both are heard: a slow machine arms late
+        promoter.promote(use=lambda: [launch(os.fsdecode(overlay.mountpoint), MANIFEST) for _ in range(3)])
         say(f"{state}: {len(promoter.complete())} directories complete")
         self.launch_by_heat[state] = self._launch(state, overlay.mountpoint, [overlay])
         say(f"{state}: what is only missed, and the directory of the workloads, because policy says so")
