@@ -40,6 +40,9 @@ def main(  # noqa: PLR0913 - the options of a command
     short: Annotated[bool, typer.Option("--short", help="A sixth of the share, and NFS 4.2 only.")] = False,
     measure: Annotated[bool, typer.Option(help="Measure.")] = True,
     test: Annotated[bool, typer.Option(help="Run the tests in the guest.")] = True,
+    only_layers: Annotated[
+        bool, typer.Option("--only-layers", help="Measure metadata layers and little else.")
+    ] = False,
     race: Annotated[
         bool, typer.Option("--race", help="Time the metadata layer against a local disk, and chown.")
     ] = False,
@@ -51,6 +54,7 @@ def main(  # noqa: PLR0913 - the options of a command
         raise typer.BadParameter("the page is for the results of a whole run", param_hint="--docs")
     options = ["--options", mount, "--upper", upper, "--latency", str(latency)]
     jobs: list[Job] = []
+    options += ["--only-layers"] if only_layers else []
     if short:  # the last one has it all
         options += ["--layered", "layer+chain+data"]
     if measure:

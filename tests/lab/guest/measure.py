@@ -47,6 +47,7 @@ class Measurement:
 
     def __init__(self, nfs: Nfs, upper: str, latency: float, manifest: Manifest, layered: Sequence[str]) -> None:
         self.layered = layered
+        self.only_layers = False
         self.nfs, self.upper, self.latency, self.manifest = nfs, upper, latency, manifest
         self.workloads: dict[str, dict[str, Cell]] = {}
         self.launch: dict[str, LaunchCell] = {}
@@ -63,6 +64,10 @@ class Measurement:
             self._state("plain", share)
         with self._overlay() as overlay:
             self._state("unpromoted", overlay.mountpoint, overlay)
+        if self.only_layers:
+            for state in self.layered:
+                self._by_policy(state)
+            return
         with self._overlay() as overlay:
             say("metacopy: chown -hR")
             self._cost("metacopy", promoting.chown(overlay, self._promoted))
@@ -74,8 +79,18 @@ class Measurement:
         for backend in fit:
             self._backend(backend, self._overlay)
         if probe.host().trial.data_only_layers:
-            for state in self.layered:
-                self._backend(state, self._layered)
+            *simple, last = self.layered
+            for state in simple:
+                self._by_policy(state)
+            self._backend(last, self._layered)
+
+    def _by_policy(self, state: str) -> None:
+        """All search directories in a metadata layer because policy says so, and what that leads to."""
+        with self._layered() as overlay:
+            say(f"{state}: all of it, because policy says so")
+            self._cost(state, Promoter(overlay, self.manifest, state).promote(self._promoted))
+            self._state(state, overlay.mountpoint, overlay)
+            self.changed += self._differences(overlay)
 
     def _backend(self, state: str, overlays: Callable[[], AbstractContextManager[MountedOverlay]]) -> None:
         with overlays() as overlay:
@@ -279,6 +294,7 @@ def main() -> int:
     parser.add_argument("--upper", default="ext4", choices=list(UPPERS))
     parser.add_argument("--latency", type=float, default=0.0, help="milliseconds that a round trip takes besides")
     parser.add_argument("--layered", nargs="*", default=["layer", "layer+chain", "layer+chain+data"])
+    parser.add_argument("--only-layers", action="store_true", help="besides them only plain and unpromoted")
     arguments = parser.parse_args()
     server.start("/dev/vdb")
     server.delay(arguments.latency)
@@ -290,6 +306,7 @@ def main() -> int:
         Manifest.load(MANIFEST),
         arguments.layered,
     )
+    measurement.only_layers = arguments.only_layers
     measurement.all()
     Results(runs=[measurement.run]).dump(f"{OUT}/results.json")
     for problem in [*measurement.reader_errors, *measurement.changed][:20]:
