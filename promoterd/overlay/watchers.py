@@ -17,6 +17,8 @@ from promoterd.overlay import beneath
 _INSTANCES = (b"anon_inode:inotify", b"anon_inode:[fanotify]")
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD, include/linux/sched.h, in field 9 of proc_pid_stat(5)
 _GONE = (errno.ENOENT, errno.ESRCH)
+_NOT_TOLD = (errno.ENOENT, errno.ENAMETOOLONG)
+"""Of a descriptor that is closed again, or of a file whose path is longer than a page, which is no watch."""
 _UNREACHABLE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.EXDEV, errno.ESTALE)
 
 
@@ -113,8 +115,9 @@ def _watched_by(pid: bytes) -> Iterator[WatchedInode]:
                     inode = _inode(line)
                     if inode:
                         yield inode
-        except FileNotFoundError:
-            continue
+        except OSError as error:
+            if error.errno not in _NOT_TOLD:
+                raise
 
 
 def _is_kernel_thread(pid: str) -> bool:

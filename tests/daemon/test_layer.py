@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 
 from promoterd.demo.view import differences
 from promoterd.errors import Refused
-from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
+from support.daemons import PATIENCE, RunningDaemon, mount_policy, sleeping_process, use, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_same_view, view_below, view_of
 from support.soundness import PROVENANCE, xattr
@@ -139,9 +140,17 @@ def library(number: int) -> bytes:
 
 @pytest.fixture
 def many(make_overlay: Callable[..., MountedOverlay]) -> MountedOverlay:
-    """A release for every change."""
-    releases = {f"r{number}": TREE["apps"]["v1"] for number in range(len(CHANGES))}
+    """A release for every change, with so much in each that what vanishes is no large share of it (R1)."""
+    library = TREE["apps"]["v1"]["lib"] | {f"d{number}": {"f": b"f"} for number in range(5)}
+    releases = {f"r{number}": {"lib": library} for number in range(len(CHANGES))}
     return make_overlay({"apps": releases}, counting=True, layered=True)
+
+
+def wait_until_true_to_server(mounted: MountedOverlay) -> None:
+    deadline = time.monotonic() + 2 * PATIENCE
+    while differences(view_below(mounted.lowers[0]), view_of(mounted)) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert_same_view(view_below(mounted.lowers[0]), view_of(mounted))
 
 
 @pytest.mark.parametrize("pinned", [False, True], ids=["free", "pinned"])
@@ -158,8 +167,8 @@ def test_every_change_on_the_server_is_seen(
                 held.enter_context(hold(many.at(library(number))))
         for number, change in enumerate(CHANGES.values()):
             change(many.on_server(library(number)))
-        wait_for(lambda: not differences(view_below(many.lowers[0]), view_of(many)), patience=20)
-    wait_for(lambda: not differences(view_below(many.lowers[0]), view_of(many)))
+        wait_until_true_to_server(many)
+    wait_until_true_to_server(many)
 
 
 @contextlib.contextmanager
