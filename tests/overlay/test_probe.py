@@ -176,7 +176,8 @@ class TestGather:
         command = ["flock", "--exclusive", "--no-fork", os.fsdecode(made.upper), "sleep", "60"]
         with subprocess.Popen(command) as holder:
             try:
-                _until(lambda: probe.gather(overlay_at(made.mountpoint)).writer != "")
+                # the lock is there a moment before the command that holds it
+                _until(lambda: "sleep" in probe.gather(overlay_at(made.mountpoint)).writer.partition("(")[2][:6])
                 writer = probe.gather(overlay_at(made.mountpoint)).writer
             finally:
                 holder.kill()
