@@ -95,12 +95,13 @@ def main() -> int:
     parser.add_argument("--options", default="actimeo=600")
     parser.add_argument("--latency", type=float, default=1.0, help="milliseconds that a round trip takes")
     parser.add_argument("--pairs", type=int, default=7)
-    parser.add_argument("--state", default="layer+chain")
+    parser.add_argument("--states", nargs="*", default=["layer+chain", "layer+chain+data"])
     arguments = parser.parse_args()
     server.start("/dev/vdb")
     race = Race(Nfs(arguments.nfs, arguments.options), arguments.latency, arguments.pairs)
     race.building()
-    race.launching(arguments.state)
+    for state in arguments.states:
+        race.launching(state)
     return 0
 
 
