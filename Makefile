@@ -44,9 +44,10 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/promoterd demo $(ARGS)
 
-## make test        all tests, on real overlays (root, FUSE), JOBS=2 at a time; ARGS="tests/policy -x" for some of them
+## make test        all tests, on real overlays (root, FUSE); JOBS=2 for two at a time; ARGS="tests/policy -x" for some of them
 .PHONY: test
-JOBS ?= 2
+# side by side, a test can meet the mount namespace that another one's test mount has for a moment
+JOBS ?= 0
 test: $(VENV)/.dev packages-test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 

@@ -15,10 +15,11 @@ from promoterd.ledger import DirectoryRecord, Ledger
 from promoterd.offline import Offline
 from promoterd.opening import identify_upper, known_upper
 from promoterd.overlay import rolls, syscalls
-from promoterd.overlay.lock import WriterLock
+from promoterd.overlay.lock import WriterLock, users_of
 from promoterd.overlay.mounts import overlay_at
 from promoterd.states import State
 from support.commands import promoterd
+from support.daemons import wait_for
 from support.overlays import MountedOverlay, unmount
 from support.promotions import Bench, assert_marks_are_sound, assert_same_view
 from support.sites import Site
@@ -205,6 +206,7 @@ class TestRefusals:
         seen(bench, ledger)
         bench.promote(LIB)
         bench.mounted.umount()
+        wait_for(lambda: not users_of(bench.mounted.upper))  # a test mount's namespace may still have it
         view = tmp_path / "view"
         view.mkdir()
         layers = b":".join([bench.mounted.upper, *bench.mounted.layers])
