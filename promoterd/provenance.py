@@ -5,13 +5,11 @@ therefore the user's, and is never touched. Provenance is durable before the mar
 """
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from promoterd import records
 from promoterd.overlay.listing import Stamp
-
-FORMAT = 1
 
 
 def digest(text: bytes | str) -> str:
@@ -60,19 +58,15 @@ class Provenance:
 
     def encode(self) -> bytes:
         """The attribute's value."""
-        return json.dumps(
-            {
-                "v": FORMAT,
-                "backend": self.backend,
-                "path": self.path,
-                "lower": self.lower,
-                "stamps": self.stamps,
-                "completed": self.completed_ns,
-                "entries": self.entries,
-                "roll": self.roll,
-            },
-            separators=(",", ":"),
-        ).encode()
+        return records.encode(
+            backend=self.backend,
+            path=self.path,
+            lower=self.lower,
+            stamps=self.stamps,
+            completed=self.completed_ns,
+            entries=self.entries,
+            roll=self.roll,
+        )
 
     def matches_stamps(self, stamps: Sequence[Stamp]) -> bool:
         """Whether the lower directories' names are still those that were listed."""
@@ -93,23 +87,18 @@ class Provenance:
 
 def decode(value: bytes | None) -> Provenance | None:
     """The record in an attribute's value; None where there is none that this version can read."""
-    if value is None:
-        return None
-    try:
-        record = json.loads(value)
-        if record["v"] != FORMAT:
-            return None
-        return Provenance(
-            str(record["backend"]),
-            str(record["path"]),
-            tuple(str(identity) for identity in record["lower"]),
-            tuple((int(mtime), int(ctime), int(inode)) for mtime, ctime, inode in record["stamps"]),
-            int(record["completed"]),
-            int(record["entries"]),
-            str(record["roll"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
+    return records.decode(
+        value,
+        lambda fields: Provenance(
+            str(fields["backend"]),
+            str(fields["path"]),
+            tuple(str(identity) for identity in fields["lower"]),
+            tuple((int(mtime), int(ctime), int(inode)) for mtime, ctime, inode in fields["stamps"]),
+            int(fields["completed"]),
+            int(fields["entries"]),
+            str(fields["roll"]),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +113,14 @@ class AncestorRecord:
 
     def encode(self) -> bytes:
         """The attribute's value."""
-        return json.dumps(
-            {"v": FORMAT, "mode": self.mode, "uid": self.uid, "gid": self.gid, "mtime": self.mtime_ns, "acl": self.acl},
-            separators=(",", ":"),
-        ).encode()
+        return records.encode(mode=self.mode, uid=self.uid, gid=self.gid, mtime=self.mtime_ns, acl=self.acl)
 
 
 def decode_ancestor(value: bytes | None) -> AncestorRecord | None:
     """The record in an ancestor's attribute; None where there is none that this version can read."""
-    if value is None:
-        return None
-    try:
-        record = json.loads(value)
-        if record["v"] != FORMAT:
-            return None
-        return AncestorRecord(
-            int(record["mode"]), int(record["uid"]), int(record["gid"]), int(record["mtime"]), str(record["acl"])
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
+    return records.decode(
+        value,
+        lambda fields: AncestorRecord(
+            int(fields["mode"]), int(fields["uid"]), int(fields["gid"]), int(fields["mtime"]), str(fields["acl"])
+        ),
+    )

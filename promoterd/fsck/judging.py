@@ -1,16 +1,15 @@
 """Whether a shadow is what the server has (pure: nothing is read here)."""
 
-import json
 import os
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from promoterd import records
 from promoterd.fsck.findings import Kind
 from promoterd.paths import display, join
 
 Problem = tuple[Kind, str]
-COPY_FORMAT = 1
 _TYPES = {
     stat.S_IFREG: "a file",
     stat.S_IFDIR: "a directory",
@@ -72,13 +71,10 @@ class Copy:
 
 def decode_copy(value: bytes) -> Copy | None:
     """The record in an attribute's value; None where this version cannot read it."""
-    try:
-        record = json.loads(value)
-        if record["v"] != COPY_FORMAT:
-            return None
-        return Copy(int(record["ctime"]), int(record["mtime"]), int(record["inode"]), str(record["sha256"]))
-    except (ValueError, KeyError, TypeError):
-        return None
+    return records.decode(
+        value,
+        lambda fields: Copy(int(fields["ctime"]), int(fields["mtime"]), int(fields["inode"]), str(fields["sha256"])),
+    )
 
 
 def attribute_problems(lower: Facts, shadow: Facts) -> Iterator[Problem]:

@@ -5,18 +5,17 @@ still: size, times and inode, asked of the server before and after, have to be t
 """
 
 import hashlib
-import json
 import os
 import stat
 from contextlib import suppress
 from dataclasses import dataclass
 
+from promoterd import records
 from promoterd.backends.layer import entries
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.syscalls import Statx
 
-FORMAT = 1
 _CHUNK = 1 << 20
 _REQUESTS, _PER_REQUEST = 3, 1 << 16
 
@@ -33,17 +32,9 @@ class Copy:
 
     def encode(self) -> bytes:
         """The attribute's value."""
-        return json.dumps(
-            {
-                "v": FORMAT,
-                "ctime": self.ctime_ns,
-                "mtime": self.mtime_ns,
-                "inode": self.inode,
-                "size": self.size,
-                "sha256": self.sha256,
-            },
-            separators=(",", ":"),
-        ).encode()
+        return records.encode(
+            ctime=self.ctime_ns, mtime=self.mtime_ns, inode=self.inode, size=self.size, sha256=self.sha256
+        )
 
     def is_of(self, found: Attributes) -> bool:
         """Whether the server's file still is what was copied. Its size and mtime alone would not tell."""
@@ -57,21 +48,16 @@ class Copy:
 
 def decode(value: bytes | None) -> Copy | None:
     """The record in an attribute's value; None where there is none that this version can read."""
-    if value is None:
-        return None
-    try:
-        record = json.loads(value)
-        if record["v"] != FORMAT:
-            return None
-        return Copy(
-            int(record["ctime"]),
-            int(record["mtime"]),
-            int(record["inode"]),
-            int(record["size"]),
-            str(record["sha256"]),
-        )
-    except (ValueError, KeyError, TypeError):
-        return None
+    return records.decode(
+        value,
+        lambda fields: Copy(
+            int(fields["ctime"]),
+            int(fields["mtime"]),
+            int(fields["inode"]),
+            int(fields["size"]),
+            str(fields["sha256"]),
+        ),
+    )
 
 
 def copy_at(directory: int, name: str) -> Copy | None:
