@@ -1,19 +1,19 @@
 """``observe``: shadows nothing and marks nothing; says what would be done. The default for an unfit mount."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
-from promoterd.backends.base import Backend, MarkState, OnDisk, Plan, Terms
+from promoterd.backends.base import Plan, Terms
 from promoterd.backends.closure import plan_closure
+from promoterd.backends.unmarked import UnmarkedBackend
 from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
 
 
-class ObserveBackend(Backend):
+class ObserveBackend(UnmarkedBackend):
     """The dry run: plans as ``opaque`` would, and goes no further."""
 
     name = "observe"
-    marks = False
 
     @classmethod
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
@@ -29,17 +29,3 @@ class ObserveBackend(Backend):
         """Nothing to do, in no batches."""
         del plan
         return iter(())
-
-    def complete(self, plan: Plan) -> list[bytes]:
-        """Marks nothing."""
-        del plan
-        return []
-
-    def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
-        """It never marked anything."""
-        del layers, path
-        return OnDisk(MarkState.NONE)
-
-    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
-        """Nothing to undo."""
-        del paths, check_quiet

@@ -5,10 +5,11 @@ that do not exist ask it as before.
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
-from promoterd.backends.base import Backend, MarkState, OnDisk, Plan, PlannedDirectory, Terms
+from promoterd.backends.base import Plan, PlannedDirectory, Terms
 from promoterd.backends.denied import refused_where_denied
+from promoterd.backends.unmarked import UnmarkedBackend
 from promoterd.errors import Refused
 from promoterd.overlay.findings import info, refuse
 from promoterd.overlay.fitness import Facts, Finding
@@ -27,11 +28,10 @@ _EXPIRED = 0.5
 """Seconds after which attributes have surely expired: a client counts in ticks, and from when it asked."""
 
 
-class PrimeBackend(Backend):
+class PrimeBackend(UnmarkedBackend):
     """Reads a hot directory and looks at each entry, again and again, before the client's attributes expire."""
 
     name = "prime"
-    marks = False
 
     def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
         """As any backend."""
@@ -118,17 +118,3 @@ class PrimeBackend(Backend):
         wanted = [above for above in (b"", *ancestors(path)) if (index, above) not in self._asked and above != path]
         self._asked.update(((index, above), now) for above in wanted)
         return wanted
-
-    def complete(self, plan: Plan) -> list[bytes]:
-        """Marks nothing."""
-        del plan
-        return []
-
-    def on_disk(self, layers: Layers, path: bytes) -> OnDisk:
-        """It never marked anything."""
-        del layers, path
-        return OnDisk(MarkState.NONE)
-
-    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
-        """Nothing to undo."""
-        del paths, check_quiet
