@@ -14,8 +14,10 @@ from promoterd.backends.denied import refused_where_denied
 from promoterd.backends.obstacles import (
     contributing_below,
     few,
+    refuse_many,
     refuse_opaque,
     refuse_other_mounts,
+    refuse_redirected,
     refuse_renamed,
     refuse_root,
     refuse_unlisted,
@@ -54,12 +56,7 @@ def _plan(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: bool, a
         refuse_renamed(layers, directory, path)
         listing = layers.list_lower(directory, contributing)
         entries += len(listing.entries)
-        if entries > terms.max_entries:
-            raise Refused(
-                path=show(path),
-                reason=f"with its child directories it has more than max_entries = {terms.max_entries} entries",
-                hint="raise `max_entries` in its rule, or promote deeper directories one by one",
-            )
+        refuse_many(path, entries, terms.max_entries)
         upper = layers.list_upper(directory)
         _check_listing(layers, path, directory, listing, upper, demands)
         if needs_redirects:
@@ -151,13 +148,7 @@ def _check_listing(
     upper: dict[str, UpperEntry],
     demands: DirectoryTerms,
 ) -> None:
-    if listing.redirected:
-        raise refused(
-            path,
-            directory,
-            f"its lower layer carries redirects ({few(listing.redirected)}): it was an upper layer once",
-            "use a lower layer without redirects",
-        )
+    refuse_redirected(path, directory, listing)
     linked = [name for name in listing.hard_linked if name not in upper]
     if linked and not layers.overlay.index and not demands.break_hardlinks:
         raise refused(

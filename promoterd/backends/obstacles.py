@@ -86,6 +86,27 @@ def refuse_young(path: bytes, directory: bytes, listing: LowerListing, demands: 
         )
 
 
+def refuse_redirected(path: bytes, directory: bytes, listing: LowerListing) -> None:
+    """Refuse where files of lower have their data under other paths."""
+    if listing.redirected:
+        raise refused(
+            path,
+            directory,
+            f"its lower layer carries redirects ({few(listing.redirected)}): it was an upper layer once",
+            "use a lower layer without redirects",
+        )
+
+
+def refuse_many(path: bytes, entries: int, most: int) -> None:
+    """Refuse where a directory and those to be completed with it have more entries than policy allows."""
+    if entries > most:
+        raise Refused(
+            path=show(path),
+            reason=f"with its child directories it has more than max_entries = {most} entries",
+            hint="raise `max_entries` in its rule, or promote deeper directories one by one",
+        )
+
+
 def refuse_unlisted(layers: Layers, path: bytes, directory: PlannedDirectory) -> None:
     """Refuse where a server resolves names that it does not list, which a mark would hide (I2)."""
     for index in directory.layers:

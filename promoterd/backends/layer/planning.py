@@ -17,9 +17,10 @@ from promoterd.backends.layer.plans import LayerPlan
 from promoterd.backends.layer.watched import leave_out_watched
 from promoterd.backends.obstacles import (
     TooYoung,
-    few,
+    refuse_many,
     refuse_opaque,
     refuse_other_mounts,
+    refuse_redirected,
     refuse_renamed,
     refuse_root,
     refuse_unlisted,
@@ -72,24 +73,21 @@ def is_complete(layers: Layers, path: bytes) -> bool:
     return provenance is not None and provenance.is_at(path) and layer_xattr(layers, path, xattrs.OPAQUE) is not None
 
 
-def is_ours(layers: Layers, path: bytes) -> bool:
-    """Whether it is complete, or open: then it is looked after already, and comes into line by itself."""
-    provenance = decode(layer_xattr(layers, path, xattrs.PROVENANCE))
-    return provenance is not None and provenance.is_at(path)
+def _is_ours(layers: Layers, path: bytes) -> bool | None:
+    """Whether what the layer has there is looked after already, complete or open, and comes into line by itself.
 
-
-def _is_not_ours(layers: Layers, path: bytes) -> bool:
-    """Whether what the layer has there was made by somebody else, or for another path."""
+    False where somebody else made it, or it was made for another path; None for a stub, and for nothing.
+    """
     value = layer_xattr(layers, path, xattrs.PROVENANCE)
     provenance = decode(value)
     if provenance is not None:
-        return not provenance.is_at(path)
-    return value is not None or layer_xattr(layers, path, xattrs.OPAQUE) is not None
+        return provenance.is_at(path)
+    return False if value is not None or layer_xattr(layers, path, xattrs.OPAQUE) is not None else None
 
 
 def _refuse_not_ours(layers: Layers, directory: bytes, path: bytes) -> None:
     """Refuse ``path`` where the layer's directory carries a mark that we did not write there (R9)."""
-    if _is_not_ours(layers, directory):
+    if _is_ours(layers, directory) is False:
         raise refused(
             path,
             directory,
@@ -126,12 +124,7 @@ def _plan_below(layers: Layers, path: bytes, contributing: tuple[int, ...], term
                 raise
             continue
         entries += len(listing.entries)
-        if entries > terms.max_entries:
-            raise Refused(
-                path=show(path),
-                reason=f"with its child directories it has more than max_entries = {terms.max_entries} entries",
-                hint="raise `max_entries` in its rule, or promote deeper directories one by one",
-            )
+        refuse_many(path, entries, terms.max_entries)
         plan.directories.append(PlannedDirectory(directory, found, listing))
         plan.demands[directory] = demands
         if terms.recursive:
@@ -143,7 +136,7 @@ def _plan_chain(layers: Layers, path: bytes, terms: Terms, plan: LayerPlan) -> N
     """The ancestors of ``path`` that may be complete: then a walk to it asks for none of them."""
     for ancestor in reversed(ancestors(path)):
         demands = terms.of(ancestor)
-        if demands.forbidden is not None or not demands.chain or is_ours(layers, ancestor):
+        if demands.forbidden is not None or not demands.chain or _is_ours(layers, ancestor):
             continue
         found = layers.contributing(ancestor)
         try:
@@ -171,13 +164,7 @@ def _listing(
     if not demands.copy_xattrs:
         _refuse_lost_rights(layers, path, directory, contributing)
     listing = layers.list_lower(directory, contributing, with_attributes=True)
-    if listing.redirected:
-        raise refused(
-            path,
-            directory,
-            f"its lower layer carries redirects ({few(listing.redirected)}): it was an upper layer once",
-            "use a lower layer without redirects",
-        )
+    refuse_redirected(path, directory, listing)
     refuse_young(path, directory, listing, demands)
     if not demands.hide_unlisted:
         refuse_unlisted(layers, path, PlannedDirectory(directory, contributing, listing))
@@ -205,7 +192,7 @@ def _children(
     upper = layers.list_upper(directory)
     for name in listing.directories():
         child = join(directory, os.fsencode(name))
-        if _is_hidden(layers, child, upper.get(name)) or is_ours(layers, child) or _is_not_ours(layers, child):
+        if _is_hidden(layers, child, upper.get(name)) or _is_ours(layers, child) is not None:
             continue
         try:
             found = layers.contributing_below(contributing, child)
