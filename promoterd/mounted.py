@@ -191,15 +191,20 @@ class Mounted:
         if self.paused is not None:
             raise TripWire(mountpoint=self.name, reason=self.paused)
 
+    @property
+    def shadows_file_system(self) -> str:
+        """What a message calls the file system that shadows are made on."""
+        where = "upper" if self.backend.place == self.overlay.upper else "layer's"
+        return f"the {where} file system"
+
     def free_space_lack(self) -> str | None:
         """What the shadows' file system is too short of for a promotion; None where there is enough. Raises OSError."""
         status = os.statvfs(self.backend.place)
-        where = "upper" if self.backend.place == self.overlay.upper else "layer's"
         limits = self.policy.limits
         total = status.f_blocks * status.f_frsize
         self.metrics.upper_free(status.f_bavail * status.f_frsize, status.f_favail, total, status.f_files)
         if status.f_bavail * status.f_frsize < limits.min_free_space.of(total):
-            return f"the {where} file system has less free space than limits.min_free_space"
+            return f"{self.shadows_file_system} has less free space than limits.min_free_space"
         if status.f_files and status.f_favail < limits.min_free_inodes.of(status.f_files):
-            return f"the {where} file system has fewer free inodes than limits.min_free_inodes"
+            return f"{self.shadows_file_system} has fewer free inodes than limits.min_free_inodes"
         return None

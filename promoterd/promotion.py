@@ -286,8 +286,7 @@ def _backoff(mount: Mounted, path: bytes) -> float:
 def _failed(mount: Mounted, path: bytes, error: Exception) -> Promotion:
     """A failure is tried again: a server may recover, and a full upper layer be cleared."""
     full = isinstance(error, OSError) and error.errno in FULL
-    where = "upper" if mount.backend.place == mount.overlay.upper else "layer's"
-    what = f"the {where} file system is full" if full else str(error)
+    what = f"{mount.shadows_file_system} is full" if full else str(error)
     failure = Busy(path=show(path), reason=what)
     _settle(mount, path, State.FAILED, failure, mount.clock() + _backoff(mount, path))
     mount.log.warning("promotion_failed", path=show(path), reason=what)

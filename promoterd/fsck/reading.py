@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 
 from promoterd.fsck.judging import Facts, Shadow
-from promoterd.overlay import syscalls, xattrs
+from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.listing import Layers, Stamp, opened_to_read, stamp
 
 Pace = Callable[[], None]
@@ -132,10 +132,8 @@ def lstat(directory: int, name: str) -> Facts | None:
     """An entry of an open local directory; None where there is none, or no directory."""
     if directory < 0:
         return None
-    try:
-        return Facts.of(os.stat(name, dir_fd=directory, follow_symlinks=False))
-    except FileNotFoundError:
-        return None
+    status = beneath.status_of(directory, name)
+    return None if status is None else Facts.of(status)
 
 
 def shadow_of(directory: int, name: str) -> Shadow | None:

@@ -6,6 +6,7 @@ another mount (openat2(2)); a path that is exchanged for a symlink meanwhile giv
 
 import errno
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -86,6 +87,20 @@ def exists_beneath(root: int, path: bytes) -> bool:
             return False
         raise
     return True
+
+
+def status_of(directory: int, name: str | bytes) -> os.stat_result | None:
+    """What an entry of an open directory is, symlinks not followed; None where there is none. Raises OSError."""
+    try:
+        return os.stat(name, dir_fd=directory, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def is_directory(directory: int, name: str | bytes) -> bool:
+    """Whether an open directory has a directory of that name. Raises OSError."""
+    status = status_of(directory, name)
+    return status is not None and stat.S_ISDIR(status.st_mode)
 
 
 _NO_DIRECTORY = {

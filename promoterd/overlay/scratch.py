@@ -94,9 +94,9 @@ class Scratch:
         is not ours; OSError.
         """
         for lower in lowers:
-            if _status(lower, self.name) is not None:
+            if beneath.status_of(lower, self.name) is not None:
                 raise _refused(self.name, "a lower layer has an entry of that name")
-        there = _status(upper, self.name)
+        there = beneath.status_of(upper, self.name)
         if there is None or xattrs.stat_is_whiteout(there.st_mode, there.st_rdev):
             _keeping_times(root, partial(self._create, root))
         self._verify(root, upper)
@@ -104,7 +104,7 @@ class Scratch:
 
     def empty(self, root: int, upper: int) -> int:
         """Remove what we left there, and nothing else; says how many entries that were. Raises Refused, OSError."""
-        if _status(upper, self.name) is None:
+        if beneath.status_of(upper, self.name) is None:
             return 0
         self._verify(root, upper)
         with (
@@ -115,7 +115,7 @@ class Scratch:
 
     def remove(self, root: int, upper: int) -> bool:
         """Empty the directory and remove it; False where something of another's is left in it. Raises as ``empty``."""
-        there = _status(upper, self.name)
+        there = beneath.status_of(upper, self.name)
         if there is None or xattrs.stat_is_whiteout(there.st_mode, there.st_rdev):
             return True
         self.empty(root, upper)
@@ -169,13 +169,6 @@ def _not_ours(directory: int) -> str:
         mode = stat.S_IMODE(status.st_mode)
         return f"it has owner {status.st_uid}:{status.st_gid} and mode {mode:04o}, not 0:0 and 0700"
     return ""
-
-
-def _status(directory: int, name: bytes) -> os.stat_result | None:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
 
 
 def _keeping_times(root: int, change: Callable[[], None]) -> None:

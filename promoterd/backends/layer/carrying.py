@@ -3,12 +3,11 @@
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from promoterd.backends.base import DirectoryTerms, PlannedDirectory
-from promoterd.backends.layer import copying, entries
-from promoterd.overlay import xattrs
+from promoterd.backends.layer import copying, entries, links
+from promoterd.overlay import beneath, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.paths import join
 
@@ -64,8 +63,10 @@ class Carrying:
         ``first``: the first of its names, which decides for all. Raises OSError.
         """
         if first != name:
-            return (found.layer, found.inode) in self._carried and _is_linked(files, there, first, name)
-        before = copying.copy_at(there, name) if there >= 0 and _exists(there, name) else None
+            return (found.layer, found.inode) in self._carried and (
+                links.are_linked(files, there, first, name) or links.link(files, there, first, name)
+            )
+        before = copying.copy_at(there, name) if there >= 0 and beneath.status_of(there, name) is not None else None
         wanted = self._wants(name, found)
         has = wanted and before is not None and before.is_of(found) and self._is_dressed(there, name, found, extra)
         if before is not None and not has:
@@ -88,26 +89,3 @@ class Carrying:
         if not entries.is_current(os.stat(name, dir_fd=there, follow_symlinks=False), found):
             return False
         return not self.copy_xattrs or entries.read_xattrs(xattrs.entry(there, name)) == extra
-
-
-def _is_linked(files: int, there: int, first: str, name: str) -> bool:
-    """One more name for a file that has its data: it is in place already, or it is linked now. Raises OSError."""
-    if there >= 0 and not _exists(files, first) and _inode(there, first) == _inode(there, name):
-        return True
-    for directory in (files, there):
-        if directory >= 0:
-            with suppress(FileNotFoundError):
-                os.link(first, name, src_dir_fd=directory, dst_dir_fd=files, follow_symlinks=False)
-                return True
-    return False
-
-
-def _exists(directory: int, name: str) -> bool:
-    return _inode(directory, name) is not None
-
-
-def _inode(directory: int, name: str) -> int | None:
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False).st_ino
-    except FileNotFoundError:
-        return None

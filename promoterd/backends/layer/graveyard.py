@@ -8,7 +8,6 @@ removed only when the overlay was seen to have made the directory anew, or was m
 import errno
 import json
 import os
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -74,7 +73,7 @@ def take_out(home: Home, path: bytes, *, mounting: str, stub: entries.Dressed | 
     with grave(home, path, shown=shown, mounting=mounting) as opened, parents_times_kept(home, path):
         for half, root in ((REST, home.rest), (FILES, home.files)):
             with suppress(FileNotFoundError), beneath.opened(root, parent(path)) as above:
-                if not _is_directory(above, name):
+                if not beneath.is_directory(above, name):
                     continue
                 if half == REST and stub is not None:
                     entries.make_directory(opened, REST, stub[0], b"/" + path, stub[1])
@@ -139,10 +138,3 @@ def _is_hidden(layers: Layers, path: bytes) -> bool:
         if error.errno not in (errno.ENOTDIR, errno.ELOOP):
             raise
         return True
-
-
-def _is_directory(directory: int, name: bytes) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False

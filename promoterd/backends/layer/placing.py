@@ -70,10 +70,10 @@ class Placing:
         """Put what was staged over what is there; the twins of directories, in the files half, look as these do."""
         with beneath.opened(self.place, half.encode(), beneath.READ_DIRECTORY) as staged:
             for name in os.listdir(staged):
-                is_directory, was_directory = _is_directory(staged, name), _is_directory(there, name)
+                is_directory, was_directory = beneath.is_directory(staged, name), beneath.is_directory(there, name)
                 if is_directory and was_directory:
                     _follow(staged, name, (there, twins))
-                elif was_directory or (is_directory and _exists(there, name)):
+                elif was_directory or (is_directory and beneath.status_of(there, name) is not None):
                     self._swap(join(path, os.fsencode(name)), staged, there, twins)
                 else:
                     os.rename(name, name, src_dir_fd=staged, dst_dir_fd=there)
@@ -83,7 +83,7 @@ class Placing:
         name = path.rpartition(b"/")[2]
         shown = graveyard.shown_inode(self.home, path)
         syscalls.exchange(staged, name, there, name)
-        if _is_directory(staged, name):
+        if beneath.is_directory(staged, name):
             with graveyard.grave(self.home, path, shown=shown, mounting=self.mounting) as grave:
                 half = graveyard.FILES if twins < 0 else graveyard.REST
                 os.rename(name, half, src_dir_fd=staged, dst_dir_fd=grave)
@@ -119,21 +119,6 @@ def _follow(staged: int, name: str, directories: tuple[int, int]) -> None:
         found = Attributes.of(os.fstat(new))
         extra = entries.read_xattrs(xattrs.descriptor(new))
         for directory in directories:
-            if directory >= 0 and _is_directory(directory, name):
+            if directory >= 0 and beneath.is_directory(directory, name):
                 with beneath.opened(directory, os.fsencode(name)) as opened:
                     entries.redress(opened, found, extra)
-
-
-def _exists(directory: int, name: str | bytes) -> bool:
-    try:
-        os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def _is_directory(directory: int, name: str | bytes) -> bool:
-    try:
-        return stat.S_ISDIR(os.stat(name, dir_fd=directory, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False

@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from promoterd.backends.base import DirectoryTerms, PlannedDirectory
-from promoterd.backends.layer import entries
+from promoterd.backends.layer import entries, links
 from promoterd.backends.layer.carrying import Carrying
 from promoterd.backends.layer.home import Home, fresh_name, remove_tree
 from promoterd.backends.layer.lower import lower_attributes
@@ -227,9 +227,11 @@ def _build_file(opened: _Open, staged: Staged, name: str, found: Attributes) -> 
     lower = opened.lowers[found.layer]
     if opened.carrying.provide(lower, opened.files, opened.there_files, first, name, found, extra):
         return
-    if _file_is_current(opened, name, found, redirect, extra) and (first == name or _is_linked(opened, first, name)):
+    if _file_is_current(opened, name, found, redirect, extra) and (
+        first == name or links.are_linked(opened.files, opened.there_files, first, name)
+    ):
         return
-    if first != name and _link(opened, first, name):
+    if first != name and links.link(opened.files, opened.there_files, first, name):
         return
     entries.make_stub(opened.files, name, found, redirect, extra)
 
@@ -242,24 +244,6 @@ def _file_is_current(opened: _Open, name: str, found: Attributes, redirect: byte
     if xattrs.get(itself, xattrs.METACOPY) is None or xattrs.get(itself, xattrs.REDIRECT) != redirect:
         return False
     return not opened.demands.copy_xattrs or entries.read_xattrs(itself) == extra
-
-
-def _is_linked(opened: _Open, first: str, name: str) -> bool:
-    """Whether two names in place are one file, and stay it."""
-    if _there(opened.files, first) is not None:
-        return False
-    one, other = _there(opened.there_files, first), _there(opened.there_files, name)
-    return one is not None and other is not None and one.st_ino == other.st_ino
-
-
-def _link(opened: _Open, first: str, name: str) -> bool:
-    """One more name for a file that was built before, or that is in place."""
-    for directory in (opened.files, opened.there_files):
-        if directory >= 0:
-            with suppress(FileNotFoundError):
-                os.link(first, name, src_dir_fd=directory, dst_dir_fd=opened.files, follow_symlinks=False)
-                return True
-    return False
 
 
 def _build_other(opened: _Open, name: str, found: Attributes) -> None:
@@ -291,9 +275,4 @@ def _build_directory_stub(opened: _Open, name: str, found: Attributes) -> None:
 
 
 def _there(directory: int, name: str) -> os.stat_result | None:
-    if directory < 0:
-        return None
-    try:
-        return os.stat(name, dir_fd=directory, follow_symlinks=False)
-    except FileNotFoundError:
-        return None
+    return None if directory < 0 else beneath.status_of(directory, name)
