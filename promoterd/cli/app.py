@@ -42,6 +42,9 @@ SomeMount = Annotated[str | None, typer.Argument(metavar="MOUNT", help="One moun
 Directory = Annotated[
     str, typer.Argument(metavar="PATH", help="A directory on a mount: absolute, or relative to where you are.")
 ]
+OfflineUpper = Annotated[
+    str | None, typer.Option("--upper", metavar="DIR", help="With --offline: the upper layer.", show_default=False)
+]
 
 
 class DemoBackend(StrEnum):
@@ -155,9 +158,7 @@ def reopen(  # noqa: PLR0913, PLR0917 - one parameter for each option
         bool,
         typer.Option("--offline", help="In layers that are not mounted; PATH then begins at the root of the mount."),
     ] = False,
-    upper: Annotated[
-        str | None, typer.Option(metavar="DIR", help="With --offline: the upper layer.", show_default=False)
-    ] = None,
+    upper: OfflineUpper = None,
     lower: Annotated[
         list[str] | None,
         typer.Option(
@@ -200,9 +201,7 @@ def fsck(  # noqa: PLR0913, PLR0917 - one parameter for each option
         bool, typer.Option("--repair", help="Put right what is safe to. Not while the daemon works there.")
     ] = False,
     offline: Annotated[bool, typer.Option("--offline", help="Check layers that are not mounted.")] = False,
-    upper: Annotated[
-        str | None, typer.Option(metavar="DIR", help="With --offline: the upper layer.", show_default=False)
-    ] = None,
+    upper: OfflineUpper = None,
     lower: Annotated[
         list[str] | None,
         typer.Option(

@@ -5,8 +5,6 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from promoterd.fsck.findings import Area, Finding, Kind
 from promoterd.fsck.judging import (
@@ -21,52 +19,29 @@ from promoterd.fsck.judging import (
     target_problem,
 )
 from promoterd.fsck.reading import LowerDirectory, Pace, digest_of, lstat, opened_if_there, opened_lower, shadow_of
+from promoterd.fsck.view import View
 from promoterd.overlay import xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.paths import display, join
-from promoterd.provenance import Provenance, decode
+from promoterd.provenance import decode
 
 FILES, REST = 0, 1
 
 
 @dataclass(slots=True)
-class LayerView:
-    """A directory of the layer, open in both halves and on the server, for the length of a ``with`` block.
+class LayerView(View):
+    """A directory of the layer, in both halves; a half is -1 where the directory is not in it."""
 
-    A half is -1 where the directory is not in it, ``lower`` None where the server has none. Entering raises Refused
-    where the server's cannot be looked at as a whole, and OSError.
-    """
-
-    layers: Layers
-    path: bytes
-    identities: tuple[str, ...]
+    area = Area.LAYER
     halves: tuple[int, int] = (-1, -1)
-    lower: LowerDirectory | None = None
-    mark: bytes | None = None
-    record: bytes | None = None
-    _stack: ExitStack | None = None
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            files, rest = (stack.enter_context(opened_if_there(half, self.path)) for half in self.layers.metadata)
-            self.halves = files, rest
-            self.lower = stack.enter_context(opened_lower(self.layers, self.path))
-            if rest >= 0:
-                self.mark = xattrs.get(xattrs.descriptor(rest), xattrs.OPAQUE)
-                self.record = xattrs.get(xattrs.descriptor(rest), xattrs.PROVENANCE)
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._stack is not None  # noqa: S101 - entered
-        self._stack.close()
-
-    @property
-    def provenance(self) -> Provenance | None:
-        """What stands beside the mark, if it can be read."""
-        return decode(self.record)
+    def _open(self, stack: ExitStack) -> None:
+        files, rest = (stack.enter_context(opened_if_there(half, self.path)) for half in self.layers.metadata)
+        self.halves = files, rest
+        self.lower = stack.enter_context(opened_lower(self.layers, self.path))
+        if rest >= 0:
+            self.mark = xattrs.get(xattrs.descriptor(rest), xattrs.OPAQUE)
+            self.record = xattrs.get(xattrs.descriptor(rest), xattrs.PROVENANCE)
 
     @property
     def holds_shadows(self) -> bool:
@@ -80,10 +55,6 @@ class LayerView:
             status = os.fstat(half) if half >= 0 else None
             times.append(None if status is None else (status.st_mtime_ns, status.st_ctime_ns))
         return self.mark, self.record, *times, self.lower.stamps() if self.lower is not None else ()
-
-    def finding(self, problem: Problem, name: str | None = None) -> Finding:
-        """A problem, with where it was found."""
-        return Finding(Area.LAYER, self.path, problem[0], problem[1], name)
 
 
 def layer_problems(view: LayerView, pace: Pace, force: Collection[str] = ()) -> Iterator[Finding]:

@@ -5,12 +5,11 @@ import stat
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 from promoterd.fsck.findings import Area, Finding, Kind
 from promoterd.fsck.judging import Facts, Problem, content_problems, target_problem
 from promoterd.fsck.reading import LowerDirectory, Pace, lstat, opened_if_there, opened_lower
+from promoterd.fsck.view import View
 from promoterd.overlay import beneath, rolls, xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.rolls import Roll
@@ -24,43 +23,19 @@ _MARKS = (xattrs.OPAQUE_YES, xattrs.OPAQUE_FINALIZED)
 
 
 @dataclass(slots=True)
-class UpperView:
-    """A directory of the upper layer, open there and on the server, for the length of a ``with`` block.
+class UpperView(View):
+    """A directory of the upper layer; ``upper`` is -1 where there is none, and ``lower`` None where it is not ours."""
 
-    ``lower`` is None where the server has none. Entering raises Refused where the server's cannot be looked at as a
-    whole, and OSError.
-    """
-
-    layers: Layers
-    path: bytes
-    identities: tuple[str, ...]
+    area = Area.UPPER
     upper: int = -1
-    lower: LowerDirectory | None = None
-    mark: bytes | None = None
-    record: bytes | None = None
-    _stack: ExitStack | None = None
 
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            self.upper = stack.enter_context(opened_if_there(self.layers.upper, self.path))
-            if self.upper >= 0:
-                self.mark = self.xattr(xattrs.OPAQUE)
-                self.record = self.xattr(xattrs.PROVENANCE)
-                if self.is_ours:
-                    self.lower = stack.enter_context(opened_lower(self.layers, self.path))
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._stack is not None  # noqa: S101 - entered
-        self._stack.close()
-
-    @property
-    def provenance(self) -> Provenance | None:
-        """What stands beside the mark, if it can be read."""
-        return decode(self.record)
+    def _open(self, stack: ExitStack) -> None:
+        self.upper = stack.enter_context(opened_if_there(self.layers.upper, self.path))
+        if self.upper >= 0:
+            self.mark = self.xattr(xattrs.OPAQUE)
+            self.record = self.xattr(xattrs.PROVENANCE)
+            if self.is_ours:
+                self.lower = stack.enter_context(opened_lower(self.layers, self.path))
 
     @property
     def is_ours(self) -> bool:
@@ -79,10 +54,6 @@ class UpperView:
         status = os.fstat(self.upper)
         stamps = self.lower.stamps() if self.lower is not None else ()
         return self.mark, self.record, status.st_mtime_ns, status.st_ctime_ns, stamps
-
-    def finding(self, problem: Problem, name: str | None = None) -> Finding:
-        """A problem, with where it was found."""
-        return Finding(Area.UPPER, self.path, problem[0], problem[1], name)
 
 
 def upper_problems(view: UpperView, pace: Pace, force: Collection[str] = ()) -> Iterator[Finding]:
