@@ -239,9 +239,7 @@ class LayerBackend(Backend):
     def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
         """Take out what the server has deleted. What a user made of it is in upper, and stays."""
         files, rest = layers.metadata
-        shadows = sum(
-            len(names_in(half, found)) for half in (files, rest) for found in directories_in(layers.metadata[1], path)
-        )
+        shadows = sum(len(names_in(half, found)) for half in (files, rest) for found in directories_in(rest, path))
         with self._changing, Home(layers) as home:
             graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay))
             activation.reconfigure(self.overlay)
