@@ -9,11 +9,13 @@ Tests that need something, or an overlay, carry the marker `system`: `-m "not sy
 A test that leaves a mount below its directory or a child process behind fails, and the thing is removed.
 """
 
+import logging
 import signal
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import pytest
+import structlog
 
 from support import leftovers, overlays
 from support.needs import need
@@ -68,6 +70,19 @@ def _no_mounts_after_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
     left = leftovers.mounts_below(base)
     leftovers.detach(left)
     assert not left, f"mounts left behind at the end: {left}"
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_it_was() -> Iterator[None]:
+    """What a command says about its log when it runs in this process holds for no other test."""
+    root, others = logging.getLogger(), logging.getLogger("pyinotify")
+    handlers, level, own = list(root.handlers), root.level, list(others.handlers)
+    yield
+    root.handlers[:], others.handlers[:] = handlers, own
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+    structlog.reset_defaults()
+    structlog.contextvars.clear_contextvars()
 
 
 @pytest.fixture(autouse=True)

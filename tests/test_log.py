@@ -7,7 +7,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,6 @@ import structlog
 from promoterd import log
 from promoterd.errors import MountNotFound, UsageError
 from promoterd.states import State
-
-
-@pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
-    root = logging.getLogger()
-    handlers, level, own = list(root.handlers), root.level, list(logging.getLogger("pyinotify").handlers)
-    yield
-    root.handlers[:], logging.getLogger("pyinotify").handlers[:] = handlers, own
-    root.setLevel(level)
-    logging.captureWarnings(capture=False)
-    structlog.reset_defaults()
-    structlog.contextvars.clear_contextvars()
 
 
 def written(stream: io.StringIO) -> list[dict[str, Any]]:

@@ -32,12 +32,14 @@ def work_on(policy: Policy, mount: MountPolicy, work: Work[T]) -> T:
     A first Ctrl-C lets the step that is under way end, a second one does not. Raises MountNotFound,
     AlreadyLocked, UnfitMount, Interrupted, and what ``work`` raises.
     """
-    return asyncio.run(_work_on(policy, mount, work, writing=True))
+    with _signals_held():
+        return asyncio.run(_work_on(policy, mount, work, writing=True))
 
 
 def look_at(policy: Policy, mount: MountPolicy, work: Work[T]) -> T:
     """As :func:`work_on`, for work that changes nothing: without the lock, so that it is possible at any time."""
-    return asyncio.run(_work_on(policy, mount, work, writing=False))
+    with _signals_held():
+        return asyncio.run(_work_on(policy, mount, work, writing=False))
 
 
 async def _work_on(policy: Policy, configured: MountPolicy, work: Work[T], *, writing: bool) -> T:
@@ -125,13 +127,28 @@ _WHAT_IS_LEFT = "no reader sees a difference; the same command goes on from here
 
 
 @contextmanager
+def _signals_held() -> Iterator[None]:
+    """Ctrl-C never falls into the making or closing of an event loop; one that comes after the work has no effect."""
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        while signal.sigtimedwait(_SIGNALS, 0):
+            pass
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+@contextmanager
 def _interruptible() -> Iterator[_Interruption]:
+    """Within :func:`_signals_held`."""
     interruption = _Interruption()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:
         loop.add_signal_handler(number, interruption.ask)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     try:
         yield interruption
     finally:
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
