@@ -28,6 +28,8 @@ class Kind(StrEnum):
     """The directory itself was opened."""
     MISS = "miss"
     """A name was looked up that does not exist."""
+    FOUND = "found"
+    """A name that exists was looked up on the server."""
 
 
 class HeatSink(Protocol):
@@ -86,7 +88,8 @@ class SourceStats:
 
     ``limit`` is how many watches it may use at most (None: it needs none), ``watches`` how many it uses now, ``armed``
     how many directories are heard and ``refused`` how many should be and could not, nearly always for want of watches.
-    ``events`` and ``overflows`` count from the start on.
+    ``events`` and ``overflows`` count from the start on; so do ``unattributed``, the events that could not be said to
+    belong to a directory of this mount, and ``sampled``, those that were only counted in samples under overload.
     """
 
     limit: int | None
@@ -95,6 +98,8 @@ class SourceStats:
     refused: int
     events: int
     overflows: int
+    unattributed: int = 0
+    sampled: int = 0
 
 
 class HeatSource(ABC):

@@ -46,6 +46,10 @@ class Families:
         )
         self.heat_events = self._counter("heat_events", "Uses of directories that were heard of.", "mount", "kind")
         self.overflows = self._counter("heat_overflows", "Times that events were lost and all was looked at.", "mount")
+        self.unattributed = self._counter(
+            "heat_unattributed", "Events that could not be said to belong to a directory of the mount.", "mount"
+        )
+        self.sampled = self._counter("heat_sampled", "Events that were only counted in samples.", "mount")
         self.armed = self._gauge("heat_directories_armed", "Directories that the heat source listens at.", "mount")
         self.refused = self._gauge("heat_directories_refused", "Directories that it should and cannot.", "mount")
         self.watches = self._gauge("heat_watches", "Watches that the heat source uses.", "mount")

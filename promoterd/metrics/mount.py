@@ -26,6 +26,9 @@ class MountMetrics:
         for kind in Kind:
             self._heat(kind.value)
         self._overflows = metrics.overflows.labels(mount)
+        self._unattributed = metrics.unattributed.labels(mount)
+        self._sampled = metrics.sampled.labels(mount)
+        self._source_counts = (0, 0)
         self._armed = metrics.armed.labels(mount)
         self._refused = metrics.refused.labels(mount)
         self._watches = metrics.watches.labels(mount)
@@ -102,6 +105,9 @@ class MountMetrics:
 
     def source(self, stats: SourceStats, tracked: int, evicted: int = 0) -> None:
         """The heat source in numbers, and the tracker: what it remembers, and what it ever forgot for want of room."""
+        before, self._source_counts = self._source_counts, (stats.unattributed, stats.sampled)
+        self._unattributed.inc(max(0, stats.unattributed - before[0]))
+        self._sampled.inc(max(0, stats.sampled - before[1]))
         self._armed.set(stats.armed)
         self._refused.set(stats.refused)
         self._watches.set(stats.watches)

@@ -5,6 +5,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -166,7 +167,10 @@ def test_a_heat_source_in_numbers(metrics: Metrics, mount: MountMetrics) -> None
     assert list(found.values()) == [41, 1000, 39, 1]
     assert value(metrics, "tracked_directories") == 501
     assert value(metrics, "tracker_evictions_total") == 8
-    mount.source(SourceStats(limit=None, watches=0, armed=0, refused=0, events=0, overflows=0), 0)
+    numbers = SourceStats(limit=None, watches=0, armed=0, refused=0, events=0, overflows=0)
+    for unattributed, sampled in ((4, 0), (7, 2)):
+        mount.source(replace(numbers, unattributed=unattributed, sampled=sampled), 0)
+    assert (value(metrics, "heat_unattributed_total"), value(metrics, "heat_sampled_total")) == (7, 2)
     assert value(metrics, "heat_watches_limit") == math.inf
 
 
