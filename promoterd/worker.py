@@ -9,7 +9,6 @@ from promoterd.errors import PromoterdError, TripWire
 from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
 from promoterd.heat.tracker import HeatTracker
-from promoterd.ledger import HeatRecord
 from promoterd.mounted import Mounted
 from promoterd.paths import show
 from promoterd.pool import PoolClosed
@@ -18,12 +17,11 @@ from promoterd.promotion import promote
 from promoterd.queueing import choose
 from promoterd.rechecking import Rechecker
 from promoterd.reconcile import reconcile
+from promoterd.remembering import Remembering
 from promoterd.states import State
 
 DRAIN_EVERY = 1.0
 """Seconds between two readings of the heat source: reading in portions costs less than waking for each event."""
-SAVED_MOST = 10_000
-"""Directories whose heat is kept over a restart."""
 LOOK_EVERY = 5.0
 """Seconds after which the queue is looked at even if nothing was heard: refusals and failures come due."""
 
@@ -42,6 +40,7 @@ class Worker:
         self._activation = asyncio.Event()
         self._promotions: set[asyncio.Task[None]] = set()
         self._finder = Finder(mount, self.look)
+        self._remembering = Remembering(mount, tracker)
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
 
     # HeatSink
@@ -51,7 +50,7 @@ class Worker:
         self.mount.metrics.heat(kind, weight)
         if path in self.mount.busy or not self.mount.policy.may_promote(path):
             return
-        self.tracker.add(path, weight, self.mount.clock())
+        self.tracker.add(path, weight, self.mount.clock(), kind)
         self._look.set()
 
     def overflowed(self) -> None:
@@ -87,20 +86,14 @@ class Worker:
         kept = await self.mount.with_layers(self.mount.backend.sweep)
         if kept or self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
-        for record in await self.mount.run(self.mount.upper_ledger.load_heat):
-            self.tracker.add(record.path, record.heat, record.at)
+        await self._remembering.load()
+        others = (self._rechecker.run, self._finder.run, self._remembering.run)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for loop in (self._hear, self._promote, self._activate, self._rechecker.run, self._finder.run):
+                for loop in (self._hear, self._promote, self._activate, *others):
                     tasks.create_task(loop())
         finally:
-            self._save_heat()
-
-    def _save_heat(self) -> None:
-        """For the next time that the mount is in work; asks nothing of the mount."""
-        now = self.mount.clock()
-        hottest = self.tracker.hottest(SAVED_MOST, now)
-        self.mount.upper_ledger.save_heat(HeatRecord(path, heat, now) for path, heat in hottest)
+            self._remembering.save()
 
     async def _hear(self) -> None:
         while self.source is not None:

@@ -19,9 +19,12 @@ class HeatTracker:
     Decay is forward: a weight is stored multiplied by its growth since a landmark, so that all stored values stay
     comparable as they are and nothing is touched as time passes (Cormode et al., "Forward Decay", 2009). Once in 512
     half-lives the landmark is moved. When full, a sixteenth of the capacity is evicted at once, the coldest first.
+
+    What the heat consists of is kept beside it, a dictionary for each kind of use: most directories are used in one or
+    two ways, and ranking looks at the whole alone.
     """
 
-    __slots__ = ("_heats", "_landmark", "capacity", "evictions", "half_life")
+    __slots__ = ("_heats", "_kinds", "_landmark", "capacity", "evictions", "half_life")
 
     def __init__(self, half_life: float, capacity: int = 100_000) -> None:
         if not (half_life > 0 and math.isfinite(half_life) and capacity > 0):
@@ -31,6 +34,7 @@ class HeatTracker:
         self.evictions = 0
         """How many directories have been forgotten for want of room, ever."""
         self._heats: dict[bytes, float] = {}
+        self._kinds: dict[str, dict[bytes, float]] = {}
         self._landmark: float | None = None
 
     def __len__(self) -> int:
@@ -39,8 +43,8 @@ class HeatTracker:
     def __contains__(self, path: bytes) -> bool:
         return path in self._heats
 
-    def add(self, path: bytes, weight: float, now: float) -> None:
-        """Heat a directory. A ``now`` earlier than one seen before counts as that long ago."""
+    def add(self, path: bytes, weight: float, now: float, kind: str = "") -> None:
+        """Heat a directory by uses of a kind. A ``now`` earlier than one seen before counts as that long ago."""
         if not (weight > 0 and math.isfinite(weight) and math.isfinite(now)):
             raise ValueError("weight must be positive, and both finite")
         if self._landmark is None:
@@ -54,11 +58,23 @@ class HeatTracker:
             if len(self._heats) >= self.capacity:
                 self._evict()
             before = 0.0
-        self._heats[path] = before + weight * math.exp2(age)
+        grown = weight * math.exp2(age)
+        self._heats[path] = before + grown
+        of_kind = self._kinds.setdefault(kind, {})
+        of_kind[path] = of_kind.get(path, 0.0) + grown
 
     def heat(self, path: bytes, now: float) -> float:
         """The heat of a directory; 0.0 for an unknown one."""
         return self._heats.get(path, 0.0) * self._decay(now)
+
+    def kinds(self, path: bytes, now: float) -> dict[str, float]:
+        """What a directory's heat consists of, by the kind of use; empty for an unknown one."""
+        decay = self._decay(now)
+        return {kind: of_kind[path] * decay for kind, of_kind in self._kinds.items() if path in of_kind}
+
+    def paths(self) -> Iterable[bytes]:
+        """All directories that are known, in no order."""
+        return self._heats.keys()
 
     def hottest(self, count: int, now: float) -> Ranking:
         """At most ``count`` directories."""
@@ -73,7 +89,9 @@ class HeatTracker:
 
     def forget(self, path: bytes) -> None:
         """Forget one directory, not those below it; an unknown one is no error."""
-        self._heats.pop(path, None)
+        if self._heats.pop(path, None) is not None:
+            for of_kind in self._kinds.values():
+                of_kind.pop(path, None)
 
     def prune(self, floor: float, now: float) -> int:
         """Forget all directories colder than ``floor``; returns how many."""
@@ -81,7 +99,7 @@ class HeatTracker:
         kept = {path: heat for path, heat in self._heats.items() if heat * decay >= floor}
         dropped = len(self._heats) - len(kept)
         if dropped:
-            self._heats = kept
+            self._keep(kept, 1.0)
         return dropped
 
     def dump(self, now: float) -> Ranking:
@@ -102,13 +120,18 @@ class HeatTracker:
 
     def _move_landmark(self, now: float) -> None:
         decay = self._decay(now)
-        self._heats = {path: heat * decay for path, heat in self._heats.items() if heat * decay >= _NEGLIGIBLE}
+        self._keep({path: heat * decay for path, heat in self._heats.items() if heat * decay >= _NEGLIGIBLE}, decay)
         self._landmark = now
+
+    def _keep(self, heats: dict[bytes, float], decay: float) -> None:
+        self._heats = heats
+        for kind, of_kind in self._kinds.items():
+            self._kinds[kind] = {path: heat * decay for path, heat in of_kind.items() if path in heats}
 
     def _evict(self) -> None:
         count = max(1, self.capacity // _EVICTED_AT_ONCE)
         for path in nsmallest(count, self._heats, key=self._heats.__getitem__):
-            del self._heats[path]
+            self.forget(path)
         self.evictions += count
 
 

@@ -62,8 +62,9 @@ class JournalEntry:
 
 @dataclass(frozen=True, slots=True)
 class HeatRecord:
-    """A directory's decayed heat, as it was at a moment."""
+    """A directory's decayed heat by one kind of use, as it was at a moment; "" where the kind is not known."""
 
     path: bytes
     heat: float
     at: float
+    kind: str = ""

@@ -77,5 +77,20 @@ _FIRST = (
     """,
 )
 
-MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST,)
+_KINDS_OF_HEAT = (
+    """
+    CREATE TABLE heat_by_kind (
+        upper_id  TEXT NOT NULL REFERENCES uppers (id) ON DELETE CASCADE,
+        path      BLOB NOT NULL,
+        kind      TEXT NOT NULL,
+        heat      REAL NOT NULL,
+        at        REAL NOT NULL,
+        PRIMARY KEY (upper_id, path, kind)
+    ) STRICT, WITHOUT ROWID
+    """,
+    "INSERT INTO heat_by_kind SELECT upper_id, path, '', heat, at FROM heat",
+    "DROP TABLE heat",
+)
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (_FIRST, _KINDS_OF_HEAT)
 """Element n holds the statements that bring schema n to schema n + 1; an empty file is schema 0."""

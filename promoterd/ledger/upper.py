@@ -171,16 +171,16 @@ class UpperLedger:
     def save_heat(self, records: Iterable[HeatRecord]) -> None:
         """Replace the remembered heat of the whole layer."""
         with self._database.transaction():
-            self._database.write("DELETE FROM heat WHERE upper_id = ?", self.upper_id)
+            self._database.write("DELETE FROM heat_by_kind WHERE upper_id = ?", self.upper_id)
             self._database.write_many(
-                "INSERT OR REPLACE INTO heat VALUES (?, ?, ?, ?)",
-                ((self.upper_id, record.path, record.heat, record.at) for record in records),
+                "INSERT OR REPLACE INTO heat_by_kind VALUES (?, ?, ?, ?, ?)",
+                ((self.upper_id, record.path, record.kind, record.heat, record.at) for record in records),
             )
 
     def load_heat(self) -> list[HeatRecord]:
         """The heat that was saved last, hottest first."""
-        rows = self._read("SELECT * FROM heat WHERE upper_id = ? ORDER BY heat DESC, path")
-        return [HeatRecord(row["path"], row["heat"], row["at"]) for row in rows]
+        rows = self._read("SELECT * FROM heat_by_kind WHERE upper_id = ? ORDER BY heat DESC, path, kind")
+        return [HeatRecord(row["path"], row["heat"], row["at"], row["kind"]) for row in rows]
 
     def _read(self, sql: str, *values: str | bytes | float) -> list[sqlite3.Row]:
         return self._database.read(sql, self.upper_id, *values)

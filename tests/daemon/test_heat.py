@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from promoterd.ledger import Ledger
 from promoterd.paths import show
 from support.daemons import RunningDaemon, moment, mount_policy, use
 from support.overlays import MountedOverlay
@@ -97,6 +98,35 @@ def test_heat_outlasts_a_restart_and_a_reload(make_overlay: MakeOverlay, make_da
     daemon.wait_armed(3)
     use(mounted, "app/lib", times=1)
     daemon.wait_state("active", b"app/lib")
+
+
+def test_heat_outlasts_a_kill_and_has_cooled_meanwhile(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+    mounted = make_overlay({"app": {"lib": files(3), "bin": files(3)}})
+    half_life = 8.0
+    section = mount_policy(mounted, heat={"threshold": 1000, "half_life": f"{half_life:g}s"})
+    daemon = make_daemon(section).start(watching=3)
+
+    def remembered() -> dict[tuple[bytes, str], tuple[float, float]]:
+        with Ledger(daemon.state_dir) as ledger:
+            (upper,) = ledger.uppers()
+            return {(one.path, one.kind): (one.heat, one.at) for one in ledger.of(upper.id).load_heat()}
+
+    use(mounted, "app/lib", times=30)
+    daemon.wait_for(lambda: (b"app/lib", "list") in remembered())
+    daemon.kill()
+    before = remembered()
+    assert before.keys() == {(b"app/lib", "list"), (b"app/lib", "open")}
+    daemon.start(watching=3)
+    known = daemon.heat()["/app/lib"]
+    now = time.time()
+    heat = sum(heat * 0.5 ** ((now - at) / half_life) for heat, at in before.values())
+    assert heat < sum(heat for heat, _ in before.values()) * 0.97, "starting took some time"
+    assert heat <= known * 1.001, "asked a moment before"
+    assert known == pytest.approx(heat, rel=0.1)
+    daemon.wait_for(lambda: max(at for _, at in remembered().values()) > now)
+    after = remembered()
+    for key, (heat, at) in before.items():
+        assert after[key][0] == pytest.approx(heat * 0.5 ** ((after[key][1] - at) / half_life), rel=0.001)
 
 
 def test_watches_are_limited_by_policy_and_reported(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:

@@ -39,6 +39,28 @@ def test_half_of_it_is_left_after_a_half_life() -> None:
     assert tracker.heat(b"lib", 130) == 2
 
 
+def test_what_heat_consists_of_decays_and_goes_with_it() -> None:
+    tracker = HeatTracker(half_life=10, capacity=4)
+    tracker.add(b"lib", 4.0, 0, "miss")
+    tracker.add(b"lib", 2.0, 10, "open")
+    tracker.add(b"lib", 1.0, 10, "miss")
+    assert tracker.kinds(b"lib", 20) == {"miss": 1.5, "open": 1.0}
+    assert sum(tracker.kinds(b"lib", 20).values()) == tracker.heat(b"lib", 20)
+    tracker.add(b"other", 1.0, 20, "open")
+    tracker.prune(2.0, 20)
+    assert tracker.kinds(b"other", 20) == {}
+    tracker.add(b"far", 1000.0, 5200, "found")  # the landmark moves, and what is as good as cold goes
+    assert tracker.kinds(b"lib", 5200) == {}
+    tracker.add(b"far", 1.0, 5200, "list")
+    assert tracker.kinds(b"far", 5210) == {"found": 500.0, "list": 0.5}
+    tracker.forget(b"far")
+    assert tracker.kinds(b"far", 5210) == {}
+    for number in range(9):
+        tracker.add(b"%d" % number, 1.0 + number, 5200, "miss")
+    assert set(tracker.paths()) == {path for path, _ in tracker.dump(5200)}
+    assert {path for path in map(b"%d".__mod__, range(9)) if tracker.kinds(path, 5200)} == set(tracker.paths())
+
+
 def test_an_unknown_directory_is_cold() -> None:
     tracker = HeatTracker(half_life=10)
     assert tracker.heat(b"lib", 0) == 0

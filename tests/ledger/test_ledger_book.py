@@ -135,6 +135,9 @@ def test_heat_is_saved_as_a_whole(book: UpperLedger) -> None:
     book.save_heat([HeatRecord(b"old", 1.0, 1.0)])
     book.save_heat([HeatRecord(b"warm", 2.0, 5.0), HeatRecord(ODD, 7.5, 5.0)])
     assert book.load_heat() == [HeatRecord(ODD, 7.5, 5.0), HeatRecord(b"warm", 2.0, 5.0)]
+    by_kind = [HeatRecord(b"lib", 3.0, 6.0, "miss"), HeatRecord(b"lib", 1.0, 6.0, "open")]
+    book.save_heat(by_kind)
+    assert book.load_heat() == by_kind
 
 
 def test_the_journal_names_what_was_begun_and_not_finished(ledger: Ledger) -> None:

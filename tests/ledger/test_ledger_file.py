@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from promoterd.errors import LedgerError
-from promoterd.ledger import Ledger, UpperLedger, database
+from promoterd.ledger import HeatRecord, Ledger, UpperLedger, database
 from promoterd.ledger.schema import MIGRATIONS
 from promoterd.overlay import syscalls
 from promoterd.states import State
@@ -58,6 +58,16 @@ def test_threads_share_it(ledger: Ledger, book: UpperLedger) -> None:
         thread.join()
     assert failures == []
     assert book.counts()[State.HOT] == 200
+
+
+def test_heat_of_the_first_schema_is_kept_without_its_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(database, "MIGRATIONS", MIGRATIONS[:1])
+        with Ledger(tmp_path) as old:
+            old.see_upper(UPPER, b"/srv", [], 1.0)
+            old._database.write("INSERT INTO heat VALUES (?, ?, ?, ?)", UPPER, b"lib", 7.5, 5.0)
+    with Ledger(tmp_path) as new:
+        assert new.of(UPPER).load_heat() == [HeatRecord(b"lib", 7.5, 5.0)]
 
 
 def test_a_kill_keeps_what_was_committed_and_nothing_of_what_was_not(ledger: Ledger) -> None:
