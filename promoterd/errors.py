@@ -137,11 +137,30 @@ class InstanceLimitReached(PromoterdError):
     default_hint = "raise fs.inotify.max_user_instances (or LimitNOFILE, where file descriptors are what is short)"
 
 
+class HeatListError(PromoterdError):
+    """{message}"""  # noqa: D400 - a format string, not a sentence
+
+    exit_code = 15
+    default_hint = "docs/operations.md says what a list looks like; `promoterd record` and `heat merge` write such"
+
+
+class RecordingFailed(PromoterdError):
+    """{message}"""  # noqa: D400 - a format string, not a sentence
+
+    exit_code = 16
+
+
 class InternalError(PromoterdError):
     """Internal error: {what}."""
 
     exit_code = 70
     default_hint = "please report it, with what PROMOTERD_DEBUG=1 shows"
+
+
+class CommandNotFound(PromoterdError):
+    """There is no program {command}."""
+
+    exit_code = 127
 
 
 class Interrupted(PromoterdError):

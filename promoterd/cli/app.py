@@ -6,7 +6,10 @@ from typing import Annotated
 import typer
 
 from promoterd import __version__
+from promoterd.cli.heat import heat
 from promoterd.cli.layout import layout
+from promoterd.cli.options import Config, Json, Socket
+from promoterd.cli.record import record
 
 app = typer.Typer(
     name="promoterd",
@@ -17,27 +20,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, errors too.")]
-Config = Annotated[
-    str | None,
-    typer.Option(
-        "--config",
-        "-c",
-        envvar="PROMOTERD_CONFIG",
-        metavar="FILE",
-        help="The policy.  [default: /etc/promoterd/policy.yaml]",
-        show_default=False,
-    ),
-]
-Socket = Annotated[
-    str | None,
-    typer.Option(
-        "--socket",
-        metavar="PATH",
-        help="The daemon's control socket.  [default: as the policy says]",
-        show_default=False,
-    ),
-]
 SomeMount = Annotated[str | None, typer.Argument(metavar="MOUNT", help="One mount point; every one if there is none.")]
 Directory = Annotated[
     str, typer.Argument(metavar="PATH", help="A directory on a mount: absolute, or relative to where you are.")
@@ -103,6 +85,8 @@ def doctor(mount: SomeMount = None, config: Config = None, as_json: Json = False
 
 
 app.command()(layout)
+app.command(context_settings={"allow_interspersed_args": False})(record)
+app.add_typer(heat, name="heat")
 
 
 @app.command()

@@ -11,7 +11,7 @@ from promoterd.cli.entry import execute
 
 COMMANDS = (
     "run", "check", "doctor", "layout", "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire",
-    "reload", "demo", "fsck",
+    "reload", "demo", "fsck", "record", "heat",
 )  # fmt: skip
 
 
@@ -28,7 +28,12 @@ def test_every_command_explains_itself(command: str) -> None:
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert f"promoterd {command}" in result.output or f"root {command}" in result.output or command in result.output
-    assert ("--json" in result.output) == (command != "run")
+    assert ("--json" in result.output) == (command not in ("run", "heat"))
+
+
+def test_the_commands_about_lists_explain_themselves() -> None:
+    assert "merge" in CliRunner().invoke(app, ["heat", "--help"]).output
+    assert "--json" in CliRunner().invoke(app, ["heat", "merge", "--help"]).output
 
 
 def test_the_version() -> None:

@@ -1,0 +1,45 @@
+"""``promoterd heat``: heat lists as files."""
+
+from typing import Annotated
+
+import typer
+
+from promoterd.cli.options import Json
+
+heat = typer.Typer(
+    help="Merge heat lists.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+MinCount = Annotated[
+    int, typer.Option("--min-count", min=0, metavar="N", help="Leave out what was used less often than this.")
+]
+Top = Annotated[
+    int | None,
+    typer.Option("--top", min=1, metavar="N", help="Leave out all but the most used ones.", show_default=False),
+]
+
+
+@heat.callback()
+def _group() -> None:
+    """Merge heat lists."""
+
+
+@heat.command()
+def merge(
+    lists: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="LIST...", help="Files, directories of lists, globs; - or none: standard input."),
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the merged list; - for here.")
+    ] = "-",
+    min_count: MinCount = 0,
+    top: Top = None,
+    as_json: Json = False,
+) -> None:
+    """Merge heat lists into one. Counts and runs add up, so lists can be merged in any order and in many steps."""
+    from promoterd.cli.listing import merge_lists
+
+    merge_lists(lists or ["-"], output, min_count=min_count, top=top, as_json=as_json)

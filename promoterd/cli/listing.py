@@ -1,0 +1,61 @@
+"""``promoterd heat merge``, and heat lists as the command line shows them."""
+
+from typing import Any
+
+from promoterd.cli.output import say, say_json, warn
+from promoterd.heatlist import HeatList, names, read_list, write_list
+from promoterd.heatlist.files import STANDARD
+from promoterd.heatlist.model import KINDS
+from promoterd.heatlist.text import VERSION, dumps
+from promoterd.paths import display
+
+
+def merge_lists(lists: list[str], output: str, *, min_count: int, top: int | None, as_json: bool) -> None:
+    """Write the merged list. Raises HeatListError."""
+    heat = read_list(lists)
+    if min_count or top is not None:
+        heat = heat.cut(min_count=min_count, top=top)
+    if output != STANDARD:
+        write_list(heat, output)
+        if as_json:
+            say_json({"written": output, **summary(heat)})
+        else:
+            warn(f"promoterd: {describe(heat)}, written to {display(output.encode('utf-8', 'surrogateescape'))}")
+    elif as_json:
+        say_json(as_plain(heat))
+    else:
+        say(dumps(heat))
+
+
+def as_plain(heat: HeatList) -> dict[str, Any]:
+    """A list as JSON has it, which is a list as well."""
+    return {
+        "promoterd-heat": VERSION,
+        "runs": heat.runs,
+        "mounts": [
+            {
+                "mountpoint": names.encode(mountpoint),
+                "directories": [
+                    {"path": names.encode(path) or names.ROOT}
+                    | {kind: count for kind, count in zip(KINDS, uses, strict=True) if count}
+                    for path, uses in sorted(directories.items())
+                ],
+            }
+            for mountpoint, directories in sorted(heat.mounts.items())
+        ],
+    }
+
+
+def summary(heat: HeatList) -> dict[str, Any]:
+    """A list in numbers."""
+    totals = [sum(uses[at] for found in heat.mounts.values() for uses in found.values()) for at in range(len(KINDS))]
+    return {"runs": heat.runs, "directories": len(heat), "uses": dict(zip(KINDS, totals, strict=True))}
+
+
+def describe(heat: HeatList) -> str:
+    """A list in words."""
+    numbers = summary(heat)
+    uses = sum(numbers["uses"].values())
+    mounts = ", ".join(display(mountpoint) for mountpoint in sorted(heat.mounts)) or "no mount"
+    directories = f"{len(heat):,} {'directory' if len(heat) == 1 else 'directories'}"
+    return f"{directories} on {mounts}, {uses:,} uses ({numbers['uses']['miss']:,} in vain)"
