@@ -9,6 +9,7 @@ from typing import Any
 
 from promoterd.backends.base import Backend, MarkState, OnDisk
 from promoterd.errors import MountGone, PromoterdError, Refused
+from promoterd.ledger import DirectoryRecord
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, pins
 from promoterd.overlay.listing import Layers
@@ -114,9 +115,15 @@ async def _why_unplannable(mount: Mounted, path: bytes) -> str | None:
     return None
 
 
+def _is_postponed(mount: Mounted, record: DirectoryRecord) -> bool:
+    return record.state is State.HOT and record.reason is not None and mount.backend.marks
+
+
 def _why_not_yet(mount: Mounted, path: bytes, heat: float) -> str | None:
     record, rule = mount.book.get(path), mount.policy.rule_for(path)
     now = mount.clock()
+    if record is not None and record.retry_at is not None and record.retry_at > now and _is_postponed(mount, record):
+        return record.reason
     if record is not None and record.state is not State.HOT and record.retry_at is not None and record.retry_at > now:
         return f"it is tried again in {format_duration(record.retry_at - now)}"
     if rule is not None and rule.promote == "hot" and heat < mount.policy.threshold_for(rule):

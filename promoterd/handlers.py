@@ -1,5 +1,6 @@
 """What the daemon answers on its control socket."""
 
+import math
 import os
 import time
 from dataclasses import asdict
@@ -13,6 +14,7 @@ from promoterd.keeper import Keeper
 from promoterd.mounted import Mounted
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import display, relative_to_mount, show
+from promoterd.payback import Payback, waiting_saved
 from promoterd.pool import PoolClosed
 from promoterd.promotion import Outcome, Promotion
 from promoterd.reopen import reopen_all, reopen_wanted
@@ -21,6 +23,7 @@ from promoterd.wanted import promote_wanted
 
 if TYPE_CHECKING:
     from promoterd.daemon import Daemon
+    from promoterd.worker import Worker
 
 _TOP = 50
 
@@ -62,6 +65,7 @@ class Handlers:
             return answer
         counts = mount.book.counts()
         source = None if worker is None or worker.source is None else worker.source.stats()
+        postponed = [record for record in mount.book.in_states({State.HOT}) if record.reason is not None]
         troubled = mount.book.in_states({State.REFUSED, State.FAILED, State.STALE, State.PINNED})
         return answer | {
             "backend": mount.backend.name,
@@ -75,30 +79,22 @@ class Handlers:
                 for record in troubled[:_TOP]
             ],
             "troubled_total": len(troubled),
+            "postponed": [{"path": show(record.path), "reason": record.reason} for record in postponed[:_TOP]],
+            "postponed_total": len(postponed),
             "data": localdata.status(mount),
             "heat_source": None if source is None else asdict(source),
             "stuck": [{"call": call, "seconds": seconds} for call, seconds in mount.pool.stuck()],
         }
 
     async def top(self, request: Request, progress: Progress) -> dict[str, Any]:
-        """The hottest directories of all mounts, or of one."""
+        """The hottest directories of all mounts, or of one; first those that cost most time spent on their server."""
         del progress
-        rows: list[dict[str, Any]] = []
+        rows: list[tuple[float, dict[str, Any]]] = []
         for keeper in self._chosen(request.path):
-            if keeper.mount is None or keeper.worker is None:
-                continue
-            now = keeper.mount.clock()
-            rows.extend(
-                {
-                    "mount": keeper.policy.mountpoint,
-                    "path": show(path),
-                    "heat": round(heat, 2),
-                    "state": keeper.mount.book.state(path).value,
-                }
-                for path, heat in keeper.worker.tracker.hottest(request.limit, now)
-            )
-        rows.sort(key=lambda row: -float(row["heat"]))
-        return {"directories": rows[: request.limit]}
+            if keeper.mount is not None and keeper.worker is not None:
+                rows += _hottest(keeper.mount, keeper.worker, request.limit)
+        rows.sort(key=lambda row: (-row[0], -float(row[1]["heat"])))
+        return {"directories": [row for _, row in rows[: request.limit]]}
 
     async def promote(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Promote one directory now, or everything below it that policy allows."""
@@ -133,8 +129,12 @@ class Handlers:
         del progress
         keeper, path = self._locate(request.path)
         mount = _working(keeper)
-        heat = 0.0 if keeper.worker is None else keeper.worker.tracker.heat(path, mount.clock())
-        return await explain(mount, path, heat)
+        worker, now = keeper.worker, mount.clock()
+        heat = 0.0 if worker is None else worker.tracker.heat(path, now)
+        answer = await explain(mount, path, heat)
+        if worker is not None:
+            answer["payback"] = _payback(mount, path, worker.ranking.payback(path, now, answer["entries"]))
+        return answer
 
     async def pause(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Stop marking on one mount, or on all."""
@@ -191,6 +191,33 @@ class Handlers:
             )
         keeper = max(found, key=lambda candidate: len(candidate.policy.mountpoint_bytes))
         return keeper, relative_to_mount(path, keeper.policy.mountpoint_bytes)
+
+
+def _hottest(mount: Mounted, worker: "Worker", limit: int) -> list[tuple[float, dict[str, Any]]]:
+    """Rows of ``top``, each with the seconds that its promotion saves, or spares already, in a second."""
+    now = mount.clock()
+    rows = []
+    for path, heat in worker.tracker.hottest(limit, now):
+        worth = worker.ranking.payback(path, now)
+        row = {
+            "mount": mount.name,
+            "path": show(path),
+            "heat": round(heat, 2),
+            "kinds": {kind: round(part, 2) for kind, part in sorted(worker.tracker.kinds(path, now).items())},
+            "state": mount.book.state(path).value,
+        }
+        rows.append((waiting_saved(worth, mount.round_trip), row | _payback(mount, path, worth)))
+    return rows
+
+
+def _payback(mount: Mounted, path: bytes, worth: Payback) -> dict[str, Any]:
+    """What a promotion saves (requests an hour) and costs, and the seconds until it has paid; None: never, or done."""
+    done = mount.book.is_marked(path) or not math.isfinite(worth.seconds)
+    return {
+        "saved_per_hour": round(worth.saved_per_hour, 1),
+        "cost": round(worth.cost),
+        "payback_seconds": None if done else round(worth.seconds, 1),
+    }
 
 
 def _telling(handler: Handler) -> Handler:

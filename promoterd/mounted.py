@@ -76,6 +76,8 @@ class Mounted:
     renewing: set[bytes] = field(default_factory=set)
     """Directories that the overlay will know by other inodes, so that they have to be heard anew when it does."""
     heat_of: Callable[[bytes], float] = _cold
+    round_trip: float | None = None
+    """Seconds that a request to the server takes; None where that is not known."""
     budget: Budget = field(default_factory=lambda: Budget(0))
     """What the copies of data may take up, and do."""
     paused: str | None = None

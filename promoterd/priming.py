@@ -60,15 +60,25 @@ async def prime(mount: Mounted, plan: Plan, progress: Callable[[int, int], None]
 
 
 def let_go(mount: Mounted, wanted: Collection[bytes], now: float) -> None:
-    """Directories that are due to be read again, and that nobody wants any more, are cold."""
-    due = [record.path for record in mount.book.in_states({State.PRIMED}) if (record.retry_at or 0.0) <= now]
+    """Directories are cold that are due to be read again, or to be looked at again, and that nobody wants any more."""
+    _let_go(mount, State.PRIMED, wanted, now, "it is no longer hot, or no longer to be read")
+    if mount.backend.marks:
+        _let_go(mount, State.HOT, wanted, now, "it was not worth its promotion, and is no longer hot")
+
+
+def _let_go(mount: Mounted, state: State, wanted: Collection[bytes], now: float, reason: str) -> None:
+    due = [
+        record.path
+        for record in mount.book.in_states({state})
+        if (record.retry_at is not None or state is State.PRIMED) and (record.retry_at or 0.0) <= now
+    ]
     unwanted = [path for path in due if path not in wanted and path not in mount.busy]
     if not unwanted:
         return
     for path in unwanted:
         mount.primed.pop(path, None)
     try:
-        mount.book.forget(unwanted, reason="it is no longer hot, or no longer to be read")
+        mount.book.forget(unwanted, reason=reason)
     except LedgerError as error:
         mount.log.error("ledger_behind", reason=error.message)  # noqa: TRY400 - it is expected, and said
 

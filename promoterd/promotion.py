@@ -1,7 +1,7 @@
 """One directory, from hot to marked, over any backend."""
 
 import errno
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import StrEnum
@@ -10,6 +10,7 @@ from functools import partial
 from promoterd.backends.base import Busy, MarkState, Plan
 from promoterd.errors import LedgerError, MountGone, PromoterdError, Refused, TripWire
 from promoterd.localdata import room_for
+from promoterd.marking import complete
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, is_below, show
@@ -23,6 +24,8 @@ from promoterd.terms import NANOSECONDS, terms_for
 
 RETRY_FIRST, RETRY_MOST = 30.0, 3600.0
 """Seconds until a failed promotion is tried again: doubled with each attempt."""
+RETRY_POSTPONED = 900.0
+"""Seconds until it is looked again whether a hot directory is worth its promotion."""
 RETRY_REFUSED = 3600.0
 """Seconds until a refused directory is looked at again, since its obstacle may be gone; or one that was observed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -34,6 +37,7 @@ class Outcome(StrEnum):
     MARKED = "marked"
     OBSERVED = "observed"
     PRIMED = "primed"
+    POSTPONED = "postponed"
     REFUSED = "refused"
     BUSY = "busy"
     FAILED = "failed"
@@ -52,8 +56,17 @@ class Promotion:
     broken_hardlinks: tuple[bytes, ...] = ()
 
 
-async def promote(mount: Mounted, path: bytes, *, alone: bool = False, progress: Progress | None = None) -> Promotion:
+async def promote(
+    mount: Mounted,
+    path: bytes,
+    *,
+    alone: bool = False,
+    progress: Progress | None = None,
+    why_not: Callable[[Plan], str | None] | None = None,
+) -> Promotion:
     """Plan, shadow, verify and mark a directory with its closure, or ``alone``; its state says how that went.
+
+    ``why_not`` may find a plan not worth it, with the reason; the directory is then as hot as before.
 
     Raises TripWire while the mount is paused or when something broken was met, Refused where it is being worked on
     already, and MountGone. What these break off stands in the journal, for the next start.
@@ -64,7 +77,7 @@ async def promote(mount: Mounted, path: bytes, *, alone: bool = False, progress:
     mount.busy.add(path)
     started = mount.clock()
     try:
-        done = await _promote(mount, path, alone, progress)
+        done = await _promote(mount, path, alone, progress, why_not)
     except Refused as refusal:
         done = Promotion(path, Outcome.REFUSED, reason=refusal.message, hint=refusal.hint)
         wait = refusal.fields.get("wait")
@@ -92,7 +105,13 @@ async def promote(mount: Mounted, path: bytes, *, alone: bool = False, progress:
     return done
 
 
-async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress | None) -> Promotion:
+async def _promote(
+    mount: Mounted,
+    path: bytes,
+    alone: bool,
+    progress: Progress | None,
+    why_not: Callable[[Plan], str | None] | None,
+) -> Promotion:
     now = mount.clock()
     if mount.book.state(path) is State.COLD:
         mount.book.move(path, State.HOT, now=now)
@@ -105,16 +124,37 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
 
     plan = await mount.with_layers(plan_it)
     if not mount.backend.marks:
-        primed = await prime(mount, plan, progress)
-        if primed is not None:
-            return Promotion(path, Outcome.PRIMED, (path,), primed)
-        mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
-        said = f"backend {mount.backend.name} marks nothing"
-        mount.book.move(path, State.HOT, now=now, reason=said, retry_at=now + RETRY_REFUSED)
-        return Promotion(path, Outcome.OBSERVED, tuple(d.path for d in plan.directories), plan.entries)
+        return await _without_marks(mount, plan, progress, now)
     if not plan.directories:
         await settle(mount, path)
         return Promotion(path, Outcome.MARKED, (path,))
+    unpaid = why_not(plan) if why_not is not None else None
+    if unpaid is not None:
+        return _postponed(mount, plan, unpaid, now)
+    return await _mark(mount, plan, progress, now)
+
+
+async def _without_marks(mount: Mounted, plan: Plan, progress: Progress | None, now: float) -> Promotion:
+    """Where the backend marks nothing: keep the directory known, or say what would be done."""
+    path = plan.path
+    primed = await prime(mount, plan, progress)
+    if primed is not None:
+        return Promotion(path, Outcome.PRIMED, (path,), primed)
+    mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
+    said = f"backend {mount.backend.name} marks nothing"
+    mount.book.move(path, State.HOT, now=now, reason=said, retry_at=now + RETRY_REFUSED)
+    return Promotion(path, Outcome.OBSERVED, tuple(d.path for d in plan.directories), plan.entries)
+
+
+def _postponed(mount: Mounted, plan: Plan, reason: str, now: float) -> Promotion:
+    """Not worth it yet; how large it is, is known now."""
+    again = now + RETRY_POSTPONED
+    mount.book.move(plan.path, State.HOT, now=now, reason=reason, retry_at=again, entries=plan.entries)
+    return Promotion(plan.path, Outcome.POSTPONED, reason=reason)
+
+
+async def _mark(mount: Mounted, plan: Plan, progress: Progress | None, now: float) -> Promotion:
+    path = plan.path
     await check_space(mount, path)
     _leave_out_begun(mount, plan)
     closure = [directory.path for directory in plan.directories]
@@ -130,7 +170,7 @@ async def _promote(mount: Mounted, path: bytes, alone: bool, progress: Progress 
             await shadow(mount, plan, progress)
             mount.check_not_paused()
             mount.upper_ledger.step(path, "mark")
-            marked = await _complete(mount, plan)
+            marked = await complete(mount, plan)
     finally:
         try:
             await mount.run(mount.backend.abandon, plan)
@@ -208,7 +248,7 @@ async def resync(mount: Mounted, path: bytes) -> bool:
             await check_space(mount, path)
             async with room_for(mount, plan):
                 await shadow(mount, plan, None)
-                marked = await _complete(mount, plan)
+                marked = await complete(mount, plan)
         except BaseException:
             mount.unsettled = True  # it may be no mark any more, or in line in part
             raise
@@ -227,41 +267,6 @@ async def resync(mount: Mounted, path: bytes) -> bool:
     )
     mount.log.info("resynced", path=show(path), entries=entries)
     return True
-
-
-async def _complete(mount: Mounted, plan: Plan) -> list[bytes]:
-    """Verify and mark. What reads wrong now was copied up by us: that trips the wire (R15)."""
-    try:
-        return await mount.run(mount.backend.complete, plan)
-    except OSError as error:
-        if error.errno not in (errno.EIO, errno.ESTALE):
-            raise
-        if error.errno == errno.ESTALE and await _has_changed(mount, plan):
-            raise
-        mount.trip(f"{error.strerror} in {show(plan.path)} when its shadows were verified")
-        mount.check_not_paused()
-        raise
-
-
-async def _has_changed(mount: Mounted, plan: Plan) -> bool:
-    """Whether the server has replaced, changed or deleted a directory of the plan since it was listed.
-
-    A merged directory whose lower one was replaced answers ESTALE, and so does lower itself.
-    """
-
-    def changed(layers: Layers) -> bool:
-        return any(
-            layers.contributing(directory.path) != directory.layers
-            or layers.stamps(directory.path, directory.layers) != directory.listing.stamps
-            for directory in plan.directories
-        )
-
-    try:
-        return await mount.with_layers(changed)
-    except Refused:
-        return True
-    except OSError as error:
-        return error.errno == errno.ESTALE
 
 
 def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, retry_at: float) -> None:

@@ -129,6 +129,14 @@ def format_duration(seconds: float) -> str:
     return "".join(parts) or "0s"
 
 
+def rough(seconds: float) -> int:
+    """A duration for people, to be formatted: in two units at most, since nobody knows more of what will be."""
+    for unit, finer in ((86_400, 3600), (3600, 60)):
+        if seconds >= unit:
+            return round(seconds / finer) * finer
+    return max(1, round(seconds))
+
+
 def parse_size(value: object) -> int:
     """Bytes from ``64KiB`` (powers of 1024), ``1GB`` (powers of 1000), or a number of bytes; case does not matter.
 

@@ -1,7 +1,7 @@
 """The work on one mount as long as it is there: hear, promote, activate, recheck."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 from promoterd.activating import BACKOFF_MOST, activate
@@ -10,11 +10,13 @@ from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
 from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
+from promoterd.overlay.nfs import longest_round_trip
 from promoterd.paths import show
 from promoterd.pool import PoolClosed
 from promoterd.priming import let_go
 from promoterd.promotion import promote
 from promoterd.queueing import choose
+from promoterd.ranking import Ranking
 from promoterd.rechecking import Rechecker
 from promoterd.reconcile import reconcile
 from promoterd.remembering import Remembering
@@ -22,6 +24,8 @@ from promoterd.states import State
 
 DRAIN_EVERY = 1.0
 """Seconds between two readings of the heat source: reading in portions costs less than waking for each event."""
+MEASURE_EVERY = 300.0
+"""Seconds between two looks at how long the server takes to answer."""
 LOOK_EVERY = 5.0
 """Seconds after which the queue is looked at even if nothing was heard: refusals and failures come due."""
 
@@ -41,6 +45,7 @@ class Worker:
         self._promotions: set[asyncio.Task[None]] = set()
         self._finder = Finder(mount, self.look)
         self._remembering = Remembering(mount, tracker)
+        self.ranking = Ranking(mount, tracker)
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
 
     # HeatSink
@@ -48,7 +53,7 @@ class Worker:
     def touched(self, path: bytes, weight: float, kind: str) -> None:
         """Heat in a directory."""
         self.mount.metrics.heat(kind, weight)
-        if path in self.mount.busy or not self.mount.policy.may_promote(path):
+        if path in self.mount.busy or not self.ranking.may_promote(path):
             return
         self.tracker.add(path, weight, self.mount.clock(), kind)
         self._look.set()
@@ -87,7 +92,7 @@ class Worker:
         if kept or self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
         await self._remembering.load()
-        others = (self._rechecker.run, self._finder.run, self._remembering.run)
+        others = (self._measure, self._rechecker.run, self._finder.run, self._remembering.run)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for loop in (self._hear, self._promote, self._activate, *others):
@@ -101,6 +106,12 @@ class Worker:
                 await asyncio.sleep(0)
             self.mount.metrics.source(self.source.stats(), len(self.tracker), self.tracker.evictions)
             await asyncio.sleep(DRAIN_EVERY)
+
+    async def _measure(self) -> None:
+        while True:
+            with suppress(OSError):
+                self.mount.round_trip = await self.mount.run(longest_round_trip, self.mount.overlay.lowers)
+            await asyncio.sleep(MEASURE_EVERY)
 
     async def _promote(self) -> None:
         try:
@@ -123,28 +134,27 @@ class Worker:
         if mount.paused is not None or (mount.overlay.read_only and mount.backend.marks):
             let_go(mount, (), now)
             return ()
-        ranked = self.ranked(now)
+        hot = self.ranking.hot(now)
+        ranked = self._ranked(hot)
         let_go(mount, ranked, now)
-        mount.metrics.backlog(sum(mount.book.state(path) is not State.PRIMED for path in ranked))
+        waiting = [path for path in ranked if mount.book.state(path) is not State.PRIMED]
+        mount.metrics.backlog(len(waiting), sum(hot[path].saved for path in waiting if path in hot))
         room = mount.policy.limits.concurrency - len(mount.busy)
         return list(choose(ranked, mount.book.get, mount.busy, room, now))
 
-    def ranked(self, now: float) -> list[bytes]:
+    def _ranked(self, hot: Iterable[bytes]) -> list[bytes]:
         """What is hot enough or wanted for another reason, the most urgent first, promoted directories left out."""
-        policy, book = self.mount.policy, self.mount.book
-        hot = []
-        lowest = min((policy.threshold_for(rule) for rule in policy.rules if rule.may_promote), default=0.0)
-        for path, heat in self.tracker.above(lowest, now):
-            rule = policy.rule_for(path)
-            if rule is not None and heat >= policy.threshold_for(rule) and not book.is_marked(path):
-                hot.append(path)
-        others = sorted(path for path in self.wanted | self._finder.always if not book.is_marked(path))
+        others = sorted(path for path in self._others() if not self.mount.book.is_marked(path))
         return list(dict.fromkeys([*hot, *others]))
+
+    def _others(self) -> set[bytes]:
+        return self.wanted | self._finder.always
 
     async def _promote_one(self, path: bytes) -> None:
         mount = self.mount
         try:
-            done = await promote(mount, path)
+            why_not = None if path in self._others() else self.ranking.why_not
+            done = await promote(mount, path, why_not=why_not)
         except PoolClosed:
             return
         except PromoterdError as error:

@@ -19,6 +19,7 @@ from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
+from promoterd.payback import CAUTIOUS, Prices
 from promoterd.provenance import Provenance
 
 if TYPE_CHECKING:
@@ -212,6 +213,14 @@ class Backend(ABC):
         before anything is changed. Raises Busy also where it did not take effect or somebody wrote meanwhile: the marks
         are then as before. Raises Refused, before anything is changed.
         """
+
+    def prices(self, *, with_data: bool) -> Prices:
+        """What its promotions cost the server, and what they spare it, for choosing what to promote, and in what order.
+
+        ``with_data``: policy wants files' data kept locally. By default the dearest that is known.
+        """
+        del with_data
+        return CAUTIOUS
 
     # What a backend that changes nothing leaves as it is
 

@@ -8,6 +8,7 @@ from promoterd.errors import PromoterdError, UnfitMount
 from promoterd.overlay.fitness import Facts, Finding, Severity, is_fit
 from promoterd.overlay.mounts import Overlay
 from promoterd.paths import display
+from promoterd.payback import COPY_UP
 from promoterd.policy import Expected
 
 AUTO = "auto"
@@ -17,8 +18,6 @@ PREFERENCE = ("finalize", "layer", "opaque", "prime", "observe")
 ``opaque`` is passed over on NFS unless it pays there, ``prime`` everywhere else. A backend of another package is taken
 only where policy names it.
 """
-COPY_UP = 7
-"""Requests that an NFS server gets for each entry that ``opaque`` copies up, at most (docs/benchmarks.md)."""
 _NOTHING_KNOWN = Expected()
 
 

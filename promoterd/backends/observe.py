@@ -8,6 +8,7 @@ from promoterd.backends.unmarked import UnmarkedBackend
 from promoterd.overlay.fitness import Facts, Finding
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
+from promoterd.payback import LAYER, Prices
 
 
 class ObserveBackend(UnmarkedBackend):
@@ -29,3 +30,8 @@ class ObserveBackend(UnmarkedBackend):
         """Nothing to do, in no batches."""
         del plan
         return iter(())
+
+    def prices(self, *, with_data: bool) -> Prices:
+        """Those of the backend to have: what a dry run names is what would be worth it with that."""
+        del with_data
+        return LAYER

@@ -19,6 +19,7 @@ from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.nfs import Lifetimes, shortest_lifetimes
 from promoterd.overlay.refresh import read_anew
 from promoterd.paths import ancestors, display, show
+from promoterd.payback import PRIMED, Prices
 
 NO_NFS = Lifetimes(60.0, 60.0)
 """What is taken for the lifetime of attributes where no option of the mount tells it."""
@@ -96,6 +97,11 @@ class PrimeBackend(UnmarkedBackend):
                                 hint="raise `max_entries` in its rule",
                             )
                         yield size
+
+    def prices(self, *, with_data: bool) -> Prices:
+        """As :meth:`Backend.prices`."""
+        del with_data
+        return PRIMED
 
     def lasts(self, times: int) -> float | None:
         """As the mount options of the lower layers say.

@@ -26,6 +26,7 @@ from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import lane
 from promoterd.overlay.shadows import completion_of, is_unmodified_shadow, others_own
 from promoterd.paths import show
+from promoterd.payback import COPIED_UP, Prices
 from promoterd.provenance import Provenance, decode
 
 PASSES = 8
@@ -47,6 +48,11 @@ class UpperBackend(Backend):
         self._shared_parents = threading.Lock()
         self._free_lanes: list[int] = []
         self._next_lane = count()
+
+    def prices(self, *, with_data: bool) -> Prices:
+        """As :meth:`Backend.prices`."""
+        del with_data
+        return COPIED_UP
 
     def shadow(self, plan: Plan) -> Iterator[int]:
         """Copy up what is not in upper yet: the directories first, then what is in them, several side by side."""

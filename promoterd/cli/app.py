@@ -107,7 +107,7 @@ def top(  # noqa: PLR0913, PLR0917 - one parameter for each option
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
-    """Show the hottest directories."""
+    """Show the hottest directories. What promoting them saves the server, and when that has paid."""
     from promoterd.cli import asking
 
     again = interval if watch else None

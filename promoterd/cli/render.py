@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from promoterd.units import format_duration, format_size
+from promoterd.units import format_duration, format_size, rough
 
 _STYLES = {
     "active": "green",
@@ -46,6 +46,7 @@ def status(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
         more = mount.get("troubled_total", 0) - len(troubled)
         if more > 0:
             yield _text(f"… and {more} more")
+        yield from _with_reasons("not worth it yet", mount.get("postponed", ()), "hot")
         yield from _with_reasons("to be reopened when unmounted", mount.get("deferred_reopens", ()), "deferred")
 
 
@@ -83,12 +84,20 @@ def _amount(size: int) -> str:
 
 
 def top(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """The hottest directories."""
-    table = _table("heat", "state", "mount", "path")
-    table.columns[0].justify = "right"
+    """The hottest directories, what promoting them saves, and when that has paid."""
+    table = _table("heat", "saved/h", "pays back in", "state", "mount", "path")
+    for column in table.columns[:3]:
+        column.justify = "right"
     for row in answer["directories"]:
-        table.add_row(_text(f"{row['heat']:.1f}"), _styled(row["state"]), _text(row["mount"]), _text(row["path"]))
+        numbers = (f"{row['heat']:.1f}", f"{row['saved_per_hour']:,.0f}", _pays_back(row))
+        table.add_row(*map(_text, numbers), _styled(row["state"]), _text(row["mount"]), _text(row["path"]))
     yield table if answer["directories"] else _text("Nothing is warm.")
+
+
+def _pays_back(worth: Mapping[str, Any]) -> str:
+    if worth["payback_seconds"] is not None:
+        return format_duration(rough(worth["payback_seconds"]))
+    return "paid" if worth["saved_per_hour"] > 0 else "never"
 
 
 def promotion(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
@@ -141,6 +150,10 @@ def explanation(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
     facts.add_row(
         "heat", _text(known if answer["threshold"] is None else f"{known} (threshold {answer['threshold']:g})")
     )
+    worth = answer.get("payback")
+    if worth is not None:
+        saved = f"{worth['saved_per_hour']:,.0f} requests an hour saved, for {worth['cost']:,} once"
+        facts.add_row("payback", _text(f"{_pays_back(worth)} ({saved})"))
     effect = {True: "in effect", False: "not in effect", None: "effect unknown"}[answer["in_effect"]]
     marks = {"none": "no mark", "ours": f"marked, {effect}", "foreign": "opaque by a user's doing", "moved": "renamed"}
     facts.add_row("on disk", _text(f"{marks[answer['mark']]} (backend {answer['backend']})"))

@@ -14,7 +14,7 @@ from promoterd import __version__
 # the time of each counter's birth as a series beside it, which Prometheus does not read
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-OUTCOMES = ("marked", "observed", "primed", "refused", "busy", "failed")
+OUTCOMES = ("marked", "observed", "primed", "postponed", "refused", "busy", "failed")
 """How a promotion can end."""
 REOPENS = ("live", "deferred", "offline")
 EFFECTS = ("active", "pinned")
@@ -36,6 +36,11 @@ class Families:
         self.entries_copied = self._counter("entries_copied", "Entries that were given a shadow.", "mount")
         self.entries_primed = self._counter("entries_primed", "Entries that were read to keep them known.", "mount")
         self.backlog = self._gauge("backlog_directories", "Directories that wait to be promoted.", "mount")
+        self.expected_savings = self._gauge(
+            "expected_savings_requests_per_second",
+            "Requests that the server would be spared if all that waits were promoted.",
+            "mount",
+        )
         self.throttled = self._counter("throttled_seconds", "Time that promotions waited for their rate.", "mount")
         self.activations = self._counter("activations", "Reconfigures that were to bring marks into effect.", "mount")
         self.activation_effects = self._counter(

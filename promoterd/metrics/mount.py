@@ -18,6 +18,7 @@ class MountMetrics:
         self._copied = metrics.entries_copied.labels(mount)
         self._primed = metrics.entries_primed.labels(mount)
         self._backlog = metrics.backlog.labels(mount)
+        self._expected_savings = metrics.expected_savings.labels(mount)
         self._throttled = metrics.throttled.labels(mount)
         self._activations = metrics.activations.labels(mount)
         self._effects = {effect: metrics.activation_effects.labels(mount, effect) for effect in EFFECTS}
@@ -80,9 +81,10 @@ class MountMetrics:
         """So many entries were read so that they stay known."""
         self._primed.inc(entries)
 
-    def backlog(self, directories: int) -> None:
-        """So many directories wait to be promoted."""
+    def backlog(self, directories: int, savings: float = 0.0) -> None:
+        """So many directories wait to be promoted, which would save so many requests a second."""
         self._backlog.set(directories)
+        self._expected_savings.set(savings)
 
     def throttled(self, seconds: float) -> None:
         """A promotion waited so long for its rate."""

@@ -16,6 +16,10 @@ _BLOCK = re.compile(rb"^device ", re.MULTILINE)
 _DEVICE = re.compile(rb"\S+ mounted on (\S+) with fstype nfs4? ")
 # ops, transmissions, timeouts, bytes sent and received, three times in ms, errors: rpc_print_iostats(), net/sunrpc
 _LOOKUPS = re.compile(rb"^\s+LOOKUP: (\d+)(?: \d+){7} (\d+)$", re.MULTILINE)
+# the second of the times is from sending to the answer, in the network and on the server; small requests alone
+_TIMES = re.compile(rb"^\s+(?:LOOKUP|GETATTR|ACCESS): (\d+)(?: \d+){5} (\d+) ", re.MULTILINE)
+_ENOUGH = 100
+"""Requests from which on their time says something: it is counted in whole milliseconds for all of them together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,27 @@ def lookups(mountstats: bytes, mountpoint: bytes) -> Lookups | None:
             counts = _LOOKUPS.search(block)
             found = None if counts is None else Lookups(int(counts[1]), int(counts[2]))
     return found
+
+
+def round_trip(mountstats: bytes, mountpoint: bytes) -> float | None:
+    """How many seconds a small request to the server of a mount took, on average; None where there were too few."""
+    requests = milliseconds = 0
+    for block in _BLOCK.split(mountstats):
+        device = _DEVICE.match(block)
+        if device is not None and unescape_octal(device[1]) == mountpoint:
+            times = [(int(count), int(taken)) for count, taken in _TIMES.findall(block)]
+            requests, milliseconds = sum(count for count, _ in times), sum(taken for _, taken in times)
+    return milliseconds / requests / 1000 if requests >= _ENOUGH else None
+
+
+def longest_round_trip(layers: Sequence[bytes]) -> float | None:
+    """Of the layers that lie on NFS, the longest; None without any. May wait for their servers. Raises OSError."""
+    found = _on_nfs(layers)
+    if not found:
+        return None
+    with open(MOUNTSTATS, "rb") as file:
+        counted = file.read()
+    return max((took for _, at in found if (took := round_trip(counted, at.mountpoint)) is not None), default=None)
 
 
 def nfs_layers(layers: Sequence[bytes]) -> tuple[NfsLayer, ...]:

@@ -24,6 +24,12 @@ class HeatPolicy(Section):
     )
     half_life: Duration = Field(default=600.0, gt=0, description="Time in which heat falls to half.")
     threshold: float = Field(default=20.0, gt=0, description="Heat from which on a directory counts as hot.")
+    payback: Duration = Field(
+        default=604_800.0,
+        gt=0,
+        description="Promote for heat only what saves the server, within this time and if use goes on like this, more "
+        "requests than its promotion costs.",
+    )
     max_directories: int = Field(
         default=100_000,
         ge=1,

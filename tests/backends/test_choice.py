@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 
 from promoterd.backends import base
-from promoterd.backends.choice import COPY_UP, Verdict, backend_for, best, opaque_pays, verdicts
+from promoterd.backends.choice import Verdict, backend_for, best, opaque_pays, verdicts
 from promoterd.errors import UnfitMount, UsageError
 from promoterd.overlay.fitness import Facts, Finding, Severity
 from promoterd.overlay.nfs import Lifetimes, Lookups, NfsLayer
+from promoterd.payback import COPY_UP
 from promoterd.policy import Expected
 from support.facts import GOOD_FACTS, GOOD_HOST, GOOD_TRIAL, described
 

@@ -109,7 +109,14 @@ class TestAsking:
         wait_for(served.daemon.heat)
         rows = served.run("top", "--json", "-n", "1").json["directories"]
         assert [(row["path"], row["state"]) for row in rows] == [("/app/[red]", "cold")]
-        assert "/app/[red]" in served.run("top", served.mountpoint).out
+        assert rows[0]["kinds"].keys() == {"list"}
+        assert rows[0]["cost"] == 50 * 7 + 25
+        assert rows[0]["payback_seconds"] == pytest.approx(rows[0]["cost"] * 3600 / rows[0]["saved_per_hour"], rel=0.02)
+        shown = served.run("top", served.mountpoint).out
+        assert "/app/[red]" in shown
+        assert "pays back in" in shown
+        explained = served.run("explain", served.mountpoint + "/app/[red]")
+        assert "requests an hour saved" in explained.out
 
     def test_top_again_and_again(self, served: Served) -> None:
         command = [sys.executable, "-m", "promoterd", "top", "--watch", "--interval", "0.1", "--json"]

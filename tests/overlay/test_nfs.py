@@ -1,7 +1,17 @@
 import pytest
 
 from promoterd.overlay.mountinfo import MountEntry, parse
-from promoterd.overlay.nfs import Lifetimes, Lookups, keeps_nothing, lifetimes, lookups, nfs_layers, shortest_lifetimes
+from promoterd.overlay.nfs import (
+    Lifetimes,
+    Lookups,
+    keeps_nothing,
+    lifetimes,
+    longest_round_trip,
+    lookups,
+    nfs_layers,
+    round_trip,
+    shortest_lifetimes,
+)
 
 MOUNTSTATS = b"""\
 device rootfs mounted on / with fstype rootfs
@@ -77,3 +87,22 @@ def test_what_is_local_is_not_on_nfs(tmp_path: object) -> None:
     layers = [str(tmp_path).encode(), b"relative", b"/proc"]
     assert nfs_layers(layers) == ()
     assert shortest_lifetimes(layers) is None
+
+
+def test_the_round_trip_is_that_of_small_requests_and_of_enough_of_them() -> None:
+    counted = (
+        MOUNTSTATS
+        + b"""\
+device server:/far mounted on /mnt/far with fstype nfs4 statvers=1.1
+\tper-op statistics
+\t        READ: 900 900 0 1 1 9 99999 99999 0
+\t     GETATTR: 50 50 0 1 1 700 5000 5900 0
+\t      LOOKUP: 100 101 0 1 1 900 9900 11000 90
+\t      ACCESS: 10 10 0 1 1 0 1100 1200 0
+"""
+    )
+    assert round_trip(counted, b"/mnt/far") == pytest.approx(0.1)
+    assert round_trip(counted, b"/mnt/a b") == pytest.approx(0.008 / 700)
+    assert round_trip(counted, b"/mnt/b") is None, "20 requests are too few"
+    assert round_trip(counted, b"/nowhere") is None
+    assert longest_round_trip((b"/tmp", b"not absolute")) is None

@@ -30,6 +30,7 @@ from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers, LowerListing
 from promoterd.overlay.mounts import Overlay
 from promoterd.paths import ancestors, is_below, join, parent, show
+from promoterd.payback import LAYER, LAYER_WITH_DATA, Prices
 from promoterd.provenance import decode
 
 
@@ -53,6 +54,10 @@ class LayerBackend(Backend):
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
         """What speaks against a metadata layer on this mount."""
         return layer_findings(overlay, facts)
+
+    def prices(self, *, with_data: bool) -> Prices:
+        """As :meth:`Backend.prices`."""
+        return LAYER_WITH_DATA if with_data else LAYER
 
     @property
     def place(self) -> bytes:
