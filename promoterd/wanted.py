@@ -21,7 +21,7 @@ async def promote_wanted(
     """
     await mount.with_layers(lambda layers: beneath.require_directory(layers.root, path))
     if mount.policy.may_promote(path) or not recursive:
-        return [await _promote_one(mount, path, progress)]
+        return [await promote_by_hand(mount, path, progress)]
     done: list[Promotion] = []
     batches = _walk(mount).batches(path)
     while (batch := await mount.run(next, batches, None)) is not None:
@@ -39,12 +39,16 @@ async def promote_wanted(
 
 async def _promote_if_free(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:
     try:
-        return await _promote_one(mount, path, progress)
+        return await promote_by_hand(mount, path, progress)
     except Refused as refused:
         return Promotion(path, Outcome.REFUSED, reason=refused.message, hint=refused.hint)
 
 
-async def _promote_one(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:
+async def promote_by_hand(mount: Mounted, path: bytes, progress: Progress | None) -> Promotion:
+    """Promote one directory now, whatever its heat, and however often that went wrong.
+
+    Raises Refused where policy forbids it, it is complete already, or somebody works on it; TripWire, MountGone.
+    """
     forbidden = why_forbidden(mount.policy.rule_for(path))
     if forbidden is not None:
         raise Refused(

@@ -10,6 +10,7 @@ from promoterd.cli.heat import heat
 from promoterd.cli.layout import layout
 from promoterd.cli.options import Config, Json, Socket
 from promoterd.cli.record import record
+from promoterd.cli.warm import warm
 
 app = typer.Typer(
     name="promoterd",
@@ -86,6 +87,7 @@ def doctor(mount: SomeMount = None, config: Config = None, as_json: Json = False
 
 app.command()(layout)
 app.command(context_settings={"allow_interspersed_args": False})(record)
+app.command()(warm)
 app.add_typer(heat, name="heat")
 
 

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Advance = Callable[[int, int], None]
-"""Called with the entries done and the entries in all."""
+"""Called with the entries, or whatever is counted, that are done, and all there are."""
 
 
 @contextmanager
-def progress_bar(title: str, *, wanted: bool) -> Iterator[Advance]:
+def progress_bar(title: str, *, wanted: bool, unit: str = "entries") -> Iterator[Advance]:
     """A bar on standard error for the length of a ``with`` block, gone after it."""
     if not wanted or not sys.stderr.isatty():
         yield lambda _done, _of: None
@@ -28,7 +28,7 @@ def progress_bar(title: str, *, wanted: bool) -> Iterator[Advance]:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("entries", markup=False),
+        TextColumn(unit, markup=False),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),

@@ -59,14 +59,15 @@ def _directly(daemon: Daemon, path: bytes, *, recursive: bool, advance: Advance)
             )
         answer = promotion_result(inside, done)
         if marked:
-            answer |= await _activate(mount, marked)
+            answer |= await activate_marked(mount, marked)
         return answer
 
     os.chdir("/")  # our own working directory must not be what pins it
     return work_on(policy, configured, work)
 
 
-async def _activate(mount: Mounted, marked: list[bytes]) -> dict[str, Any]:
+async def activate_marked(mount: Mounted, marked: list[bytes]) -> dict[str, Any]:
+    """Bring marks into effect; which of the directories are ``active``, and who holds those that are ``pinned``."""
     pause = _FIRST_PAUSE
     for attempt in range(_ACTIVATIONS):
         if attempt:

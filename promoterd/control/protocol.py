@@ -44,16 +44,26 @@ def _to_bytes(value: object) -> object:
     return text_to_path(value) if isinstance(value, str) else value
 
 
+def _to_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
 def _absolute(path: bytes) -> bytes:
     if not path.startswith(b"/") or b"\0" in path or len(path) >= _PATH_MAX:
         raise ValueError("a path must be absolute, shorter than 4096 bytes, and without NUL")
     return path
 
 
+def _inside(path: bytes) -> bytes:
+    if path.startswith(b"/") or b".." in path.split(b"/") or b"\0" in path or len(path) >= _PATH_MAX:
+        raise ValueError("a directory must be relative to its mount, shorter than 4096 bytes, and without '..' and NUL")
+    return path
+
+
 Path = Annotated[bytes, BeforeValidator(_to_bytes), AfterValidator(_absolute)]
+Inside = Annotated[bytes, BeforeValidator(_to_bytes), AfterValidator(_inside)]
 
-
-Command = Literal["status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload"]
+Command = Literal["status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload", "warm"]
 
 _OPTIONS: dict[Command, frozenset[str]] = {
     "status": frozenset({"path"}),
@@ -65,8 +75,9 @@ _OPTIONS: dict[Command, frozenset[str]] = {
     "resume": frozenset({"path"}),
     "retire": frozenset({"path"}),
     "reload": frozenset(),
+    "warm": frozenset({"path", "directories", "dry_run"}),
 }
-_ABOUT_A_PATH = frozenset({"promote", "explain", "retire"})
+_ABOUT_A_PATH = frozenset({"promote", "explain", "retire", "warm"})
 
 
 class Request(BaseModel):
@@ -82,6 +93,10 @@ class Request(BaseModel):
     """reopen: every directory of the mount; without it, the one at ``path``."""
     limit: int = Field(default=20, ge=1, le=10_000)
     """top: so many directories."""
+    directories: Annotated[tuple[Inside, ...], BeforeValidator(_to_tuple)] = ()
+    """warm: directories of the mount at ``path``, the most urgent first."""
+    dry_run: bool = False
+    """warm: only say what would be done."""
 
     @model_validator(mode="after")
     def _only_what_the_command_knows(self) -> Self:

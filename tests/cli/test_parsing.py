@@ -11,7 +11,7 @@ from promoterd.cli.entry import execute
 
 COMMANDS = (
     "run", "check", "doctor", "layout", "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire",
-    "reload", "demo", "fsck", "record", "heat",
+    "reload", "demo", "fsck", "record", "warm", "heat",
 )  # fmt: skip
 
 
