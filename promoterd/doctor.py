@@ -10,15 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from promoterd.backends.choice import Verdict, best, verdicts
-from promoterd.errors import PromoterdError
-from promoterd.heat import base as heat_base
+from promoterd.heat.choice import AUTO, Choice, choose
+from promoterd.heat.combined import lacks, lower_of
 from promoterd.overlay import probe
 from promoterd.overlay.facts import Facts, Host
 from promoterd.overlay.fitness import Finding, Severity
 from promoterd.overlay.mounts import Overlay, overlay_at, read_overlays
 from promoterd.overlay.remedy import layout_command, suggested_mount
 from promoterd.paths import display
-from promoterd.policy import Expected
+from promoterd.policy import Expected, MountPolicy
 
 _STYLES = {Severity.REFUSE: "red", Severity.WARN: "yellow", Severity.INFO: "dim"}
 _LAYER_OPTIONS = frozenset(
@@ -46,6 +46,10 @@ class OverlayReport:
     why: str
     instead: str | None
     layout: str | None = None
+    heat_source: str = AUTO
+    """What the policy names, or would without saying so."""
+    heat: Choice = field(default_factory=Choice)
+    """What comes of it here."""
 
     @property
     def findings(self) -> list[Finding]:
@@ -75,6 +79,7 @@ class OverlayReport:
                 for verdict in self.verdicts
             },
             "auto": {"backend": self.auto, "why": self.why},
+            "heat": {"source": self.heat_source, "taken": self.heat.taken, "left": self.heat.left},
             "mount_instead": self.instead,
             "layout": self.layout,
         }
@@ -101,28 +106,23 @@ class Report:
         }
 
 
-def examine(mountpoint: bytes | None = None, expected: Mapping[bytes, Expected] = MappingProxyType({})) -> Report:
+def examine(mountpoint: bytes | None = None, known: Mapping[bytes, MountPolicy] = MappingProxyType({})) -> Report:
     """Look at one overlay, or at all of this mount namespace. Raises MountNotFound.
 
-    ``expected`` is what a policy expects of the lookups on mount points, for what ``auto`` takes there.
+    ``known`` is what a policy says of mount points: what it expects of the lookups there, for what ``auto`` takes, and
+    where heat is to come from.
     """
     overlays = read_overlays() if mountpoint is None else [overlay_at(mountpoint)]
-    sources = {name: _unfit_source(name) for name in heat_base.names()}
+    sources = lacks()
     return Report(
-        probe.host(), [_examine(overlay, expected.get(overlay.mountpoint, Expected())) for overlay in overlays], sources
+        probe.host(), [_examine(overlay, known.get(overlay.mountpoint), sources) for overlay in overlays], sources
     )
 
 
-def _unfit_source(name: str) -> str | None:
-    try:
-        return heat_base.load(name).unfit()
-    except PromoterdError as error:
-        return error.message
-
-
-def _examine(overlay: Overlay, expected: Expected) -> OverlayReport:
+def _examine(overlay: Overlay, policy: MountPolicy | None, sources: Mapping[str, str | None]) -> OverlayReport:
     facts = probe.gather(overlay)
     found = tuple(verdicts(overlay, facts))
+    expected = Expected() if policy is None else policy.expect
     auto, why = best(found, on_nfs=bool(facts.nfs), expected=expected)
     refused = {
         finding.option
@@ -131,7 +131,10 @@ def _examine(overlay: Overlay, expected: Expected) -> OverlayReport:
         if finding.severity is Severity.REFUSE and (overlay.metadata or finding.option not in _LAYERED_ONLY)
     }
     instead = suggested_mount(overlay, facts) if refused & _LAYER_OPTIONS else None
-    return OverlayReport(overlay, facts, found, auto, why, instead, _layout(overlay, facts))
+    source = AUTO if policy is None else policy.heat.source
+    lower = lower_of(overlay.lowers, follow=not facts.unanswered)
+    heat = choose(source, sources, lower)
+    return OverlayReport(overlay, facts, found, auto, why, instead, _layout(overlay, facts), source, heat)
 
 
 def _layout(overlay: Overlay, facts: Facts) -> str | None:
@@ -195,6 +198,7 @@ def _render_overlay(report: OverlayReport, console: Console) -> None:
         fit = _plain("fit", "green") if verdict.fit else _plain(f"unfit: {verdict.refused}", "red")
         table.add_row(_plain(verdict.backend), fit)
     table.add_row("auto takes", _plain(f"{report.auto} ({report.why})"))
+    _add_heat(table, report.heat)
     console.print(table)
     if report.findings:
         found = Table("", "backends", "option", "finding", "way out", show_edge=False, pad_edge=False)
@@ -214,6 +218,15 @@ def _render_overlay(report: OverlayReport, console: Console) -> None:
     if report.layout is not None:
         console.print(_plain("To give it a metadata layer, say how with:", "bold"))
         console.print(_plain(report.layout), soft_wrap=True)
+
+
+def _add_heat(table: Table, heat: Choice) -> None:
+    for name, why in heat.taken.items():
+        table.add_row("heat from", _plain(f"{name} ({why})"))
+    for name, why in heat.left.items():
+        table.add_row("and not from", _plain(f"{name} ({why})"))
+    if not heat.taken:
+        table.add_row("heat from", _plain("nothing: name another source in the policy, or promote by hand", "red"))
 
 
 def _table(title: str) -> Table:

@@ -150,6 +150,13 @@ class RecordingFailed(PromoterdError):
     exit_code = 16
 
 
+class NoHeatSource(PromoterdError):
+    """The heat source {source} cannot be had: {reason}."""
+
+    exit_code = 14
+    default_hint = "another can be named in the policy (`heat: source`)"
+
+
 class InternalError(PromoterdError):
     """Internal error: {what}."""
 

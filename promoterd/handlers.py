@@ -70,7 +70,7 @@ class Handlers:
         if mount is None:
             return answer
         counts = mount.book.counts()
-        source = None if worker is None or worker.source is None else worker.source.stats()
+        source = None if worker is None else worker.source
         postponed = [record for record in mount.book.in_states({State.HOT}) if record.reason is not None]
         troubled = mount.book.in_states({State.REFUSED, State.FAILED, State.STALE, State.PINNED})
         return answer | {
@@ -88,7 +88,9 @@ class Handlers:
             "postponed": [{"path": show(record.path), "reason": record.reason} for record in postponed[:_TOP]],
             "postponed_total": len(postponed),
             "data": localdata.status(mount),
-            "heat_source": None if source is None else asdict(source),
+            "heat_source": None if source is None else asdict(source.stats()),
+            "heat_sources": [] if source is None else [asdict(part) for part in source.parts()],
+            "heat_sources_left": {} if source is None else dict(source.left()),
             "stuck": [{"call": call, "seconds": seconds} for call, seconds in mount.pool.stuck()],
         }
 

@@ -13,6 +13,7 @@ import structlog
 from promoterd.errors import AlreadyLocked, MountGone, PromoterdError
 from promoterd.heat import base as heat_base
 from promoterd.heat.base import HeatSource, MountView
+from promoterd.heat.combined import COMBINED, CombinedSource, lower_of
 from promoterd.heat.tracker import HeatTracker
 from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
@@ -150,7 +151,7 @@ class Keeper:
         try:
             tracker = HeatTracker(self.policy.heat.half_life, self.policy.heat.max_directories)
             self.worker = worker = Worker(mount, tracker)
-            source = self._source(overlay, worker)
+            source = await self._source(overlay, worker)
             if source is not None:
                 stack.callback(source.close)
                 mount.disarm, mount.rearm, mount.heard = source.disarm, source.rearm, source.paths
@@ -187,9 +188,9 @@ class Keeper:
                     await self._opener.run(stack.close)  # it may have looked just before
             raise
 
-    def _source(self, overlay: Overlay, worker: Worker) -> HeatSource | None:
+    async def _source(self, overlay: Overlay, worker: Worker) -> HeatSource | None:
         """The heat source of the policy, hearing; the mount goes without one where the kernel grants no means."""
-        name = "inotify" if self.policy.heat.source == "auto" else self.policy.heat.source
+        name = self.policy.heat.source
         view = MountView(
             mountpoint=overlay.mountpoint,
             device=overlay.device,
@@ -198,13 +199,21 @@ class Keeper:
             layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
             max_watches=self.policy.heat.max_watches,
         )
-        source = heat_base.load(name)(view, worker)
         try:
+            if name in COMBINED:
+                lower = await self._opener.run(lower_of, overlay.lowers)
+                source: HeatSource = CombinedSource(view, worker, wanted=name, lower=lower, lost=self._heat_lost)
+            else:
+                source = heat_base.load(name)(view, worker)
             source.start()
         except PromoterdError as error:
             self._log.error("no_heat", reason=str(error))
             return None
+        self._log.info("heat_sources", taken={part.name: part.why for part in source.parts()}, left=dict(source.left()))
         return source
+
+    def _heat_lost(self, name: str, reason: str) -> None:
+        self._log.error("heat_source_lost", source=name, reason=reason)
 
     async def _until_it_goes(self, worker: Worker, source: HeatSource | None, overlay: Overlay) -> None:
         # a new ledger, or one that knows nothing of this upper layer: disk is asked for every mark (R9)

@@ -16,6 +16,7 @@ from promoterd import doctor
 from promoterd.errors import MountNotFound
 from promoterd.overlay import probe
 from promoterd.overlay.lock import WriterLock
+from promoterd.policy import MountPolicy
 from support.overlays import MountedOverlay
 
 MakeOverlay = Callable[..., MountedOverlay]
@@ -161,8 +162,11 @@ def test_for_programs(make_overlay: MakeOverlay) -> None:
 def test_heat_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "read_overlays", list)
     report = doctor.examine()
-    assert report.to_dict()["heat_sources"] == {"inotify": {"fit": True, "reason": None}}
-    assert re.search(r"heat source inotify\W+fit\b", rendered(report))
+    found = report.to_dict()["heat_sources"]
+    assert isinstance(found, dict)
+    for name in ("inotify", "fanotify"):
+        assert found[name] == {"fit": True, "reason": None}
+        assert re.search(rf"heat source {name}\W+fit\b", rendered(report))
 
     def no_limit() -> int:
         raise OSError(errno.ENOENT, "No such file or directory")
@@ -181,6 +185,34 @@ def test_heat_sources(monkeypatch: pytest.MonkeyPatch) -> None:
     assert re.search(r"heat source gone\W+unfit: there is no heat source gone; name another in the policy", text)
     assert "unfit: this kernel has no inotify" in text
     assert json.loads(json.dumps(report.to_dict()))["heat_sources"]["inotify"]["fit"] is False
+
+
+def in_one_line(report: doctor.Report) -> str:
+    return " ".join(rendered(report, width=200).replace("│", " ").split())
+
+
+def test_where_heat_would_come_from(make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch) -> None:
+    served, local = make_overlay({}, counting=True), make_overlay({})
+    assert list(one(served).heat.taken) == ["inotify"]
+    assert list(one(local).heat.taken) == ["fanotify"]
+    monkeypatch.setattr("promoterd.fanotify.lack", lambda: "it needs CAP_SYS_ADMIN")
+    found = one(local)
+    assert found.heat.taken == {"inotify": "instead of fanotify: it needs CAP_SYS_ADMIN"}
+    text = in_one_line(doctor.examine(local.mountpoint))
+    assert "heat from inotify (instead of fanotify: it needs CAP_SYS_ADMIN)" in text
+    assert "and not from nfs-trace (no lower layer lies on NFS)" in text
+    assert "heat source fanotify unfit: it needs CAP_SYS_ADMIN; name another" in text
+    policy = MountPolicy.model_validate(
+        {"mountpoint": os.fsdecode(local.mountpoint), "heat": {"source": "fanotify"}, "rules": [{"path": "**"}]}
+    )
+    (overlay,) = doctor.examine(local.mountpoint, {local.mountpoint: policy}).overlays
+    assert overlay.to_dict()["heat"] == {
+        "source": "fanotify",
+        "taken": {"inotify": "instead of fanotify: it needs CAP_SYS_ADMIN"},
+        "left": {"fanotify": "it needs CAP_SYS_ADMIN"},
+    }
+    monkeypatch.setattr("promoterd.heat.inotify.InotifySource.unfit", lambda: "no inotify")
+    assert "heat from nothing" in in_one_line(doctor.examine(local.mountpoint))
 
 
 def test_a_running_writer_is_named(make_overlay: MakeOverlay) -> None:

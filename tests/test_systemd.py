@@ -115,6 +115,34 @@ def test_the_granted_capabilities_are_enough_for_overlayfs() -> None:
     assert trials[0]["opaque_takes_effect"]
 
 
+def calls_of(group: str) -> set[str]:
+    """The system calls of one of systemd's sets, with those of the sets in it."""
+    members = systemd_analyze("syscall-filter", group).stdout.split()[1:]
+    found = {name for name in members if not name.startswith("@")}
+    return found.union(*(calls_of(name) for name in members if name.startswith("@")))
+
+
+@pytest.mark.needs("systemd-analyze")
+def test_the_filter_names_the_calls_that_the_set_for_services_lacks() -> None:
+    allowed, _ = settings()["SystemCallFilter"]
+    served, named = calls_of("@system-service"), set(allowed.split())
+    assert {"inotify_add_watch", "openat2", "statx"} <= served
+    for call in ("fspick", "fsconfig", "mount", "umount2", "fanotify_init", "fanotify_mark"):
+        assert call not in served
+        assert call in named
+
+
+@pytest.mark.needs("root", "setpriv")
+def test_the_granted_capabilities_are_enough_for_fanotify() -> None:
+    (granted,) = settings()["CapabilityBoundingSet"]
+    for names, lack in ((granted, "None"), (granted.replace("CAP_SYS_ADMIN ", ""), "it needs CAP_SYS_ADMIN")):
+        bounding = ",".join(["-all", *(f"+{name.removeprefix('CAP_').lower()}" for name in names.split())])
+        restricted = ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all", "--no-new-privs"]
+        script = "from promoterd import fanotify; print(fanotify.lack())"
+        said = subprocess.run([*restricted, sys.executable, "-c", script], capture_output=True, text=True, check=True)
+        assert said.stdout.startswith(lack)
+
+
 @pytest.mark.needs("root", "systemd-sysusers")
 def test_the_group_is_made(tmp_path: Path) -> None:
     os.mkdir(tmp_path / "etc")

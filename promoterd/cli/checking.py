@@ -8,7 +8,7 @@ from promoterd.cli.settings import DEFAULT_CONFIG, read_policy
 from promoterd.errors import PolicyError, PromoterdError, UnfitMount
 
 if TYPE_CHECKING:
-    from promoterd.policy import Expected
+    from promoterd.policy import MountPolicy
 
 
 def check_policy(file: str, *, as_json: bool) -> None:
@@ -32,7 +32,7 @@ def examine_mounts(mount: str | None, config: str | None, *, as_json: bool) -> i
     from promoterd.backends.base import load
     from promoterd.doctor import examine, render
 
-    report = examine(None if mount is None else os.fsencode(mount), _expected(config))
+    report = examine(None if mount is None else os.fsencode(mount), _known(config))
     if as_json:
         say_json(report.to_dict())
     else:
@@ -45,8 +45,8 @@ def examine_mounts(mount: str | None, config: str | None, *, as_json: bool) -> i
     return 0 if fit else UnfitMount.exit_code
 
 
-def _expected(config: str | None) -> dict[bytes, "Expected"]:
-    """What the policy expects of each mount; nothing where there is none, or where it is bad and nobody named it."""
+def _known(config: str | None) -> dict[bytes, "MountPolicy"]:
+    """What the policy says of each mount; nothing where there is none, or where it is bad and nobody named it."""
     if config is None and not os.path.exists(DEFAULT_CONFIG):
         return {}
     try:
@@ -54,9 +54,9 @@ def _expected(config: str | None) -> dict[bytes, "Expected"]:
     except PolicyError as error:
         if config is not None:
             raise
-        warn(f"warning: what the policy expects is left out: {error.message}")
+        warn(f"warning: what the policy says is left out: {error.message}")
         return {}
-    return {mount.mountpoint_bytes: mount.expect for mount in policy.mounts}
+    return {mount.mountpoint_bytes: mount for mount in policy.mounts}
 
 
 def run_demonstration(*, backend: str, as_json: bool) -> int:

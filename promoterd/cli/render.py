@@ -65,9 +65,12 @@ def _mount(mount: Mapping[str, Any]) -> Table:
     data = mount.get("data")
     if data:
         facts.add_row("data", _text(f"{_amount(data['held'])} of {format_size(data['budget'])} held"))
-    source = mount.get("heat_source")
-    if source:
-        facts.add_row("heat source", _text(_words(source)))
+    for source in mount.get("heat_sources", ()):
+        facts.add_row("heat source", _text(f"{source['name']} ({source['why']}): {_words(source['stats'])}"))
+    for name, reason in mount.get("heat_sources_left", {}).items():
+        facts.add_row("", _text(f"not {name}: {reason}"))
+    if "heat_sources" in mount and not mount["heat_sources"]:
+        facts.add_row("heat source", _text("none: the log says why; directories are promoted by hand alone", "red"))
     for call in mount.get("stuck", ()):
         facts.add_row("stuck", _text(f"{call['call']} for {format_duration(round(call['seconds']))}", "red"))
     return facts

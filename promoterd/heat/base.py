@@ -7,7 +7,7 @@ NFS client). The latter have ``arms = False``, leave out what our own process do
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import ClassVar, Protocol
@@ -102,6 +102,15 @@ class SourceStats:
     sampled: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One of the sources that work on a mount: why it does, and in numbers."""
+
+    name: str
+    why: str
+    stats: SourceStats
+
+
 class HeatSource(ABC):
     """Hears one mount.
 
@@ -111,7 +120,7 @@ class HeatSource(ABC):
     """
 
     name: ClassVar[str]
-    arms: ClassVar[bool] = True
+    arms: bool = True
     """Whether directories have to be armed one by one."""
 
     def __init__(self, view: MountView, sink: HeatSink) -> None:
@@ -145,6 +154,14 @@ class HeatSource(ABC):
     @abstractmethod
     def stats(self) -> SourceStats:
         """The numbers as of now."""
+
+    def parts(self) -> list[Part]:
+        """The sources that this one is made of, each by its name."""
+        return [Part(self.name, "the policy names it", self.stats())]
+
+    def left(self) -> Mapping[str, str]:
+        """Other sources that were considered and do not work here, with the reason."""
+        return {}
 
     def paths(self) -> list[bytes]:
         """The directories that are armed."""

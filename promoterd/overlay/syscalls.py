@@ -150,13 +150,15 @@ _ATTRIBUTES = struct.Struct("=Q")
 _STATX = struct.Struct("=IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIIIQ")
 
 
-def statx(directory: int, name: bytes | str = b"", *, force_sync: bool = False) -> Statx:
+def statx(directory: int, name: bytes | str = b"", *, force_sync: bool = False, no_sync: bool = False) -> Statx:
     """statx(2) of an entry, or of the directory itself, never following a symlink.
 
-    ``force_sync`` asks the server even where the NFS client's attribute cache would answer (AT_STATX_FORCE_SYNC).
+    ``force_sync`` asks the server even where the NFS client's attribute cache would answer (AT_STATX_FORCE_SYNC);
+    ``no_sync`` asks nobody, and takes what is known, of whatever age (AT_STATX_DONT_SYNC).
     """
     buffer = ctypes.create_string_buffer(256)
-    flags = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH | (_AT_STATX_FORCE_SYNC if force_sync else 0)
+    sync = _AT_STATX_FORCE_SYNC if force_sync else _AT_STATX_DONT_SYNC if no_sync else 0
+    flags = _AT_SYMLINK_NOFOLLOW | _AT_EMPTY_PATH | sync
     raw = os.fsencode(name)
     _check(_libc.statx(directory, raw, flags, _STATX_BASIC_STATS | _STATX_BTIME | _STATX_MNT_ID, buffer), raw)
     (

@@ -145,3 +145,17 @@ def test_an_overlay_on_a_counting_server_is_heard_as_well(
     overlay.cool()
     os.close(os.open(overlay.at("app/lib/a"), os.O_RDONLY))
     assert heard.sink.heat == {(b"app/lib", Kind.LIST): 1, (b"app/lib", Kind.OPEN): 1}
+
+
+def test_opens_through_bind_mounts_and_in_other_namespaces_are_heard(
+    listen: Listen, overlay: MountedOverlay, tmp_path: Path
+) -> None:
+    heard = listen(b"app/lib")
+    syscalls.mount(overlay.at("app"), bytes(tmp_path), b"", syscalls.MS_BIND)
+    try:
+        subprocess.run(["cat", tmp_path / "lib" / "a"], check=True, capture_output=True)
+        private = ["unshare", "--mount", "--propagation", "private"]
+        subprocess.run([*private, "cat", overlay.at("app/lib/b")], check=True, capture_output=True)
+    finally:
+        syscalls.umount(bytes(tmp_path))
+    assert heard.sink.heat == {(b"app/lib", Kind.OPEN): 2}
