@@ -25,7 +25,7 @@ from time import monotonic
 from promoterd import fanotify
 from promoterd.errors import MountGone, NoHeatSource
 from promoterd.fanotify import Fanotify, RawEvent
-from promoterd.heat.attribution import Place, Places, use_of
+from promoterd.heat.places import Place, Places, use_of
 from promoterd.heat.base import Armed, HeatSink, HeatSource, Kind, MountView, SourceStats
 from promoterd.heat.tally import Tally
 from promoterd.overlay import beneath, mountinfo

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from promoterd.heat.attribution import Place, Places, place, use_of
+from promoterd.heat.places import Place, Places, place, use_of
 from promoterd.overlay.mountinfo import parse
 
 TABLE = b"""\
@@ -70,7 +70,7 @@ def test_every_namespace_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         read.append(process)
         return []
 
-    monkeypatch.setattr("promoterd.heat.attribution.mountinfo.read", reading)
+    monkeypatch.setattr("promoterd.heat.places.mountinfo.read", reading)
     places = Places(DEVICE, 70, Place(b"/mnt/app", b""))
     assert places.of(70, 1) == Place(b"/mnt/app", b"")
     assert read == []
