@@ -72,8 +72,8 @@ class Finder:
     @property
     def _has_to_look(self) -> bool:
         """Not where the source needs no directory to be found, and no rule does: a walk asks the server."""
-        arms = self.source is not None and self.source.arms
-        return arms or any(rule.growing or rule.promote == "always" for rule in self.mount.policy.rules)
+        wanted = self.source is not None and self.source.wants_directories
+        return wanted or any(rule.growing or rule.promote == "always" for rule in self.mount.policy.rules)
 
     def _failed(self, error: OSError, starts: set[bytes], **fields: str) -> None:
         self.mount.log.warning("discovery_failed", reason=str(error), **fields)
@@ -115,7 +115,7 @@ class Finder:
                     self.growing[path] = await self._stamps_of(path)
             promotable = [path for path in batch if policy.may_promote(path)]
             self.always.update(path for path in promotable if self._is_always(path))
-            if self.source is not None and self.source.arms:
+            if self.source is not None and self.source.wants_directories:
                 waiting = (State.COMPLETE, State.PINNED)
                 await mount.run(self.source.arm, [path for path in promotable if mount.book.state(path) not in waiting])
             self._found()

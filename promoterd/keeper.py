@@ -209,7 +209,8 @@ class Keeper:
         except PromoterdError as error:
             self._log.error("no_heat", reason=str(error))
             return None
-        self._log.info("heat_sources", taken={part.name: part.why for part in source.parts()}, left=dict(source.left()))
+        say = self._log.warning if name in source.left() else self._log.info
+        say("heat_sources", taken={part.name: part.why for part in source.parts()}, left=dict(source.left()))
         return source
 
     def _heat_lost(self, name: str, reason: str) -> None:

@@ -104,6 +104,7 @@ class Worker:
         while self.source is not None:
             while self.source.drain():  # noqa: ASYNC110 - others get their turn between two portions
                 await asyncio.sleep(0)
+            self.mount.metrics.sources(self.source.parts())
             self.mount.metrics.source(self.source.stats(), len(self.tracker), self.tracker.evictions)
             await asyncio.sleep(DRAIN_EVERY)
 

@@ -122,6 +122,8 @@ class HeatSource(ABC):
     name: ClassVar[str]
     arms: bool = True
     """Whether directories have to be armed one by one."""
+    wants_directories: bool = True
+    """Whether it is of use to tell it which directories there are, by :meth:`arm`."""
 
     def __init__(self, view: MountView, sink: HeatSink) -> None:
         self.view = view

@@ -50,6 +50,8 @@ class Families:
             "activation_duration_seconds", "Time that an activation took, its proof included.", _ACTIVATION_SECONDS
         )
         self.heat_events = self._counter("heat_events", "Uses of directories that were heard of.", "mount", "kind")
+        self.sources = self._gauge("heat_source", "1 for each heat source that works there.", "mount", "source")
+        self.source_events = self._counter("heat_source_events", "Events that it took.", "mount", "source")
         self.overflows = self._counter("heat_overflows", "Times that events were lost and all was looked at.", "mount")
         self.unattributed = self._counter(
             "heat_unattributed", "Events that could not be said to belong to a directory of the mount.", "mount"

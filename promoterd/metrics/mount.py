@@ -1,9 +1,11 @@
 """The metrics of one mount, in the words of the work on it."""
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
-from promoterd.heat.base import Kind, SourceStats
+from promoterd.heat.base import Kind, Part, SourceStats
+from promoterd.heat.choice import FANOTIFY, INOTIFY, NFS_TRACE
 from promoterd.metrics.families import EFFECTS, OUTCOMES, REOPENS, Families
 from promoterd.states import State
 
@@ -26,6 +28,12 @@ class MountMetrics:
         self._heat = partial(metrics.heat_events.labels, mount)
         for kind in Kind:
             self._heat(kind.value)
+        self._source = partial(metrics.sources.labels, mount)
+        self._source_events = partial(metrics.source_events.labels, mount)
+        for name in (INOTIFY, FANOTIFY, NFS_TRACE):
+            self._source(name)
+            self._source_events(name)
+        self._events_of: dict[str, int] = {}
         self._overflows = metrics.overflows.labels(mount)
         self._unattributed = metrics.unattributed.labels(mount)
         self._sampled = metrics.sampled.labels(mount)
@@ -117,6 +125,16 @@ class MountMetrics:
         self._tracked.set(tracked)
         self._evictions.inc(max(0, evicted - self._evicted))
         self._evicted = evicted
+
+    def sources(self, parts: Sequence[Part]) -> None:
+        """The heat sources at work, each by its name."""
+        now = {part.name: part.stats.events for part in parts}
+        for name in self._events_of.keys() - now.keys():
+            self._source(name).set(0)
+        for name, events in now.items():
+            self._source(name).set(1)
+            self._source_events(name).inc(max(0, events - self._events_of.get(name, 0)))
+        self._events_of = now
 
     def upper_free(
         self, free_bytes: int, free_inodes: int, size_bytes: float = math.nan, inodes: float = math.nan

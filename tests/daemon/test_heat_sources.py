@@ -1,14 +1,17 @@
 """The daemon with heat sources other than inotify: from an open to an active directory."""
 
+import errno
 import os
 import subprocess
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 from promoterd.paths import show
 from support.daemons import RunningDaemon, mount_policy, use, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_same_view, upper_directories, view_of
+from support.refusing import environment_refusing_fanotify
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]
@@ -33,6 +36,8 @@ def test_fanotify_promotes_what_is_opened(make_overlay: MakeOverlay, make_daemon
     assert daemon.states().keys() == {"/app/lib", "/app/bin"}
     assert set(upper_directories(mounted)) == {b"", b"app", b"app/lib", b"app/bin"}
     assert daemon.metric("promoterd_heat_watches") == 0
+    assert daemon.metric("promoterd_heat_source", source="fanotify") == 1
+    assert daemon.metric("promoterd_heat_source_events_total", source="fanotify") >= 4
     use(mounted, "app/lib")
     daemon.wait_for(lambda: daemon.heat().get("/app/lib", 0) > 0)
     daemon.stop()
@@ -103,24 +108,19 @@ def test_a_hot_directory_that_is_gone_is_let_go(make_overlay: MakeOverlay, make_
     assert daemon.states().get(show(b"app/lib")) not in ("active", "complete", "shadowing")
 
 
-def test_without_the_right_inotify_stands_in(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
+def test_where_the_kernel_refuses_inotify_stands_in(
+    make_overlay: MakeOverlay, make_daemon: MakeDaemon, tmp_path: Path
+) -> None:
     mounted = make_overlay({"app": {"lib": files(3)}})
-    with open("/proc/sys/fs/fanotify/max_user_groups") as file:
-        most = int(file.read())
-    from promoterd.fanotify import Fanotify  # noqa: PLC0415 - what takes the last groups away is no concern of others
-
-    kept = [Fanotify() for _ in range(most)]
-    try:
-        daemon = make_daemon(mount_policy(mounted, heat=FANOTIFY)).start(watching=2)
-        reason = "the kernel grants no more fanotify groups (fs.fanotify.max_user_groups)"
-        (said,) = daemon.find("heat_sources")
-        assert said["taken"] == {"inotify": f"instead of fanotify: {reason}"}
-        assert daemon.status()["heat_sources_left"] == {"fanotify": reason}
-        use(mounted, "app/lib")
-        daemon.wait_state("active", b"app/lib")
-    finally:
-        for group in kept:
-            group.close()
+    environment = environment_refusing_fanotify(tmp_path, errno.ENOSYS)
+    daemon = make_daemon(mount_policy(mounted, heat=FANOTIFY), environment=environment).start(watching=2)
+    reason = "this kernel has no fanotify"
+    (said,) = daemon.find("heat_sources")
+    assert said["taken"] == {"inotify": f"instead of fanotify: {reason}"}
+    assert said["level"] == "warning"
+    assert daemon.status()["heat_sources_left"] == {"fanotify": reason}
+    use(mounted, "app/lib")
+    daemon.wait_state("active", b"app/lib")
 
 
 def test_auto_takes_what_costs_the_server_nothing(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:

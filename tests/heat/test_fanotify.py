@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from promoterd import fanotify
-from promoterd.errors import MountGone, NoHeatSource
+from promoterd.errors import MountGone, SourceUnfit
 from promoterd.fanotify import Fanotify
 from promoterd.heat import fanotify as source_module
 from promoterd.heat.base import Kind
@@ -27,6 +27,7 @@ from support.daemons import sleeping_process, wait_for
 from support.hearing import TREE, Sink, complete, view_of
 from support.opening import Hearing, use
 from support.overlays import MountedOverlay
+from support.refusing import refusing_fanotify
 from support.trees import ODD_NAMES, files
 
 pytestmark = pytest.mark.skipif(fanotify.lack() is not None, reason=str(fanotify.lack()))
@@ -450,12 +451,19 @@ def test_no_descriptor_is_left_open(hear: Hear, overlay: MountedOverlay) -> None
 
 
 def test_closing_gives_everything_back(overlay: MountedOverlay) -> None:
-    before = sorted(os.listdir("/proc/self/fd"))
-    hearing = Hearing(overlay)
-    source = hearing.source
+    def own() -> list[str]:
+        return [link for number in os.listdir("/proc/self/fd") if "notify" in (link := _link(number))]
+
+    before = len(own())
+    source = Hearing(overlay).source
+    assert isinstance(source, FanotifySource)
+    thread = source._thread
+    assert len(own()) == before + 1
     source.close()
     source.close()
-    wait_for(lambda: sorted(os.listdir("/proc/self/fd")) == before)
+    assert thread is not None
+    thread.join(5)
+    assert len(own()) == before
     use("open", overlay.at("app/lib/a"))
     assert source.drain() == 0
     source.disarm([LIB])
@@ -464,10 +472,17 @@ def test_closing_gives_everything_back(overlay: MountedOverlay) -> None:
     overlay.mount()
 
 
+def _link(number: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{number}")
+    except OSError:
+        return ""
+
+
 def test_a_thread_that_ends_is_told_to_whoever_drains(hear: Hear, overlay: MountedOverlay) -> None:
     hearing = hear(overlay, may_promote=lambda _path: 1 / 0)
     use("open", overlay.at("app/lib/a"))
-    with pytest.raises(NoHeatSource, match="division by zero"):
+    with pytest.raises(SourceUnfit, match="division by zero"):
         wait_for(lambda: hearing.source.drain() < 0)
 
 
@@ -490,16 +505,24 @@ def test_a_mount_that_is_gone_cannot_be_heard(overlay: MountedOverlay) -> None:
     overlay.mount()
 
 
-def test_no_groups_left(overlay: MountedOverlay) -> None:
-    with open("/proc/sys/fs/fanotify/max_user_groups") as file:
-        most = int(file.read())
-    kept: list[Fanotify] = []
-    try:
-        with pytest.raises(OSError, match="Too many open files"):
-            kept.extend(Fanotify() for _ in range(most + 1))
-        assert "fs.fanotify.max_user_groups" in (FanotifySource.unfit() or "")
-        with pytest.raises(NoHeatSource, match=r"max_user_groups.*\(another can be named in the policy"):
-            FanotifySource(view_of(overlay), Sink()).start()
-    finally:
-        for group in kept:
-            group.close()
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (errno.EMFILE, "the kernel grants no more fanotify groups (fs.fanotify.max_user_groups)"),
+        (errno.ENOSYS, "this kernel has no fanotify"),
+        (errno.EINVAL, "this kernel's fanotify cannot leave directories out (Linux 6.0)"),
+        (errno.ENOMEM, "fanotify_init: Cannot allocate memory"),
+    ],
+)
+def test_what_the_kernel_refuses_is_named(error: int, said: str) -> None:
+    script = (
+        refusing_fanotify(error) + "from promoterd.heat.fanotify import FanotifySource; print(FanotifySource.unfit())"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == said
+
+
+def test_what_is_unfit_does_not_start(overlay: MountedOverlay, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fanotify, "lack", lambda: "this kernel has no fanotify")
+    with pytest.raises(SourceUnfit, match="fanotify cannot work here: this kernel has no fanotify"):
+        FanotifySource(view_of(overlay), Sink()).start()

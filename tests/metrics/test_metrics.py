@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from promoterd import __version__
 from promoterd.errors import UsageError
-from promoterd.heat.base import Kind, SourceStats
+from promoterd.heat.base import Kind, Part, SourceStats
 from promoterd.metrics import OUTCOMES, Metrics, MetricsServer, MountMetrics
 from promoterd.promotion import Outcome
 from promoterd.states import State
@@ -172,6 +172,18 @@ def test_a_heat_source_in_numbers(metrics: Metrics, mount: MountMetrics) -> None
         mount.source(replace(numbers, unattributed=unattributed, sampled=sampled), 0)
     assert (value(metrics, "heat_unattributed_total"), value(metrics, "heat_sampled_total")) == (7, 2)
     assert value(metrics, "heat_watches_limit") == math.inf
+
+
+def test_heat_sources_by_name(metrics: Metrics, mount: MountMetrics) -> None:
+    def part(name: str, events: int) -> Part:
+        return Part(name, "", SourceStats(limit=None, watches=0, armed=0, refused=0, events=events, overflows=0))
+
+    mount.sources([part("fanotify", 3), part("nfs-trace", 5)])
+    mount.sources([part("fanotify", 4), part("nfs-trace", 5)])
+    mount.sources([part("nfs-trace", 7), part("inotify", 2)])
+    names = ("fanotify", "inotify", "nfs-trace")
+    assert [value(metrics, "heat_source", source=name) for name in names] == [0, 1, 1]
+    assert [value(metrics, "heat_source_events_total", source=name) for name in names] == [4, 2, 7]
 
 
 def test_a_stuck_mount_is_news_once(metrics: Metrics, mount: MountMetrics) -> None:
