@@ -84,6 +84,7 @@ def test_names_keep_the_rules_of_prometheus(metrics: Metrics, mount: MountMetric
                     "effect",
                     "kind",
                     "backend",
+                    "source",
                     "version",
                     "python",
                     "kernel",
