@@ -88,6 +88,7 @@ class Handlers:
             "postponed": [{"path": show(record.path), "reason": record.reason} for record in postponed[:_TOP]],
             "postponed_total": len(postponed),
             "data": localdata.status(mount),
+            "warming": None if worker is None else worker.warmer.status(),
             "heat_source": None if source is None else asdict(source.stats()),
             "heat_sources": [] if source is None else [asdict(part) for part in source.parts()],
             "heat_sources_left": {} if source is None else dict(source.left()),

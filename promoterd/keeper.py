@@ -75,6 +75,8 @@ class Keeper:
         """Somebody says that what kept the mount from being worked on may be over."""
         self._is_to_try_again = True
         self._mounts_changed.set()
+        if self.worker is not None:
+            self.worker.warmer.reread()
 
     def take_stock(self) -> None:
         """Measure what no event tells: calls that hang, reopenings that wait. No I/O on the mount."""

@@ -21,6 +21,7 @@ from promoterd.rechecking import Rechecker
 from promoterd.reconcile import reconcile
 from promoterd.remembering import Remembering
 from promoterd.states import State
+from promoterd.warmer import Warmer
 
 DRAIN_EVERY = 1.0
 """Seconds between two readings of the heat source: reading in portions costs less than waking for each event."""
@@ -46,6 +47,7 @@ class Worker:
         self._finder = Finder(mount, self.look)
         self._remembering = Remembering(mount, tracker)
         self.ranking = Ranking(mount, tracker)
+        self.warmer = Warmer(mount, self.look)
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
 
     # HeatSink
@@ -92,7 +94,7 @@ class Worker:
         if kept or self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
         await self._remembering.load()
-        others = (self._measure, self._rechecker.run, self._finder.run, self._remembering.run)
+        others = (self._measure, self._rechecker.run, self._finder.run, self._remembering.run, self.warmer.run)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for loop in (self._hear, self._promote, self._activate, *others):
@@ -146,7 +148,7 @@ class Worker:
     def _ranked(self, hot: Iterable[bytes]) -> list[bytes]:
         """What is hot enough or wanted for another reason, the most urgent first, promoted directories left out."""
         others = sorted(path for path in self._others() if not self.mount.book.is_marked(path))
-        return list(dict.fromkeys([*hot, *others]))
+        return list(dict.fromkeys([*hot, *others, *self.warmer.candidates()]))
 
     def _others(self) -> set[bytes]:
         return self.wanted | self._finder.always
@@ -154,7 +156,8 @@ class Worker:
     async def _promote_one(self, path: bytes) -> None:
         mount = self.mount
         try:
-            why_not = None if path in self._others() else self.ranking.why_not
+            is_wanted = path in self._others() or self.warmer.wants(path)
+            why_not = None if is_wanted else self.ranking.why_not
             done = await promote(mount, path, why_not=why_not)
         except PoolClosed:
             return

@@ -10,7 +10,7 @@ import pytest
 from promoterd import errors
 from promoterd.cli.entry import CLOSED
 from promoterd.control.protocol import _OPTIONS, Request, line_to_request
-from promoterd.metrics import EFFECTS, OUTCOMES, REOPENS, Metrics
+from promoterd.metrics import EFFECTS, OUTCOMES, REOPENS, WARMING, Metrics
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "operations.md").read_text()
@@ -57,6 +57,7 @@ def test_every_metric_stands_with_its_type_and_labels() -> None:
         ("promoterd_promotions_total", OUTCOMES),
         ("promoterd_activation_effects_total", EFFECTS),
         ("promoterd_reopens_total", REOPENS),
+        ("promoterd_warm_directories", WARMING),
     ],
 )
 def test_the_values_of_a_label_are_named(metric: str, values: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from promoterd.cli.privilege import require_privilege
 from promoterd.cli.progress import sign_of_life
 from promoterd.cli.settings import DEFAULT_CONFIG, read_policy
 from promoterd.errors import UsageError
+from promoterd.heat.choice import AUTO
 from promoterd.heatlist import HeatList, read_list
 from promoterd.heatlist.files import STANDARD, check_writable, write_list
 from promoterd.heatlist.text import dumps
@@ -151,8 +152,7 @@ def _has_ended(pid: int | None) -> bool:
 
 
 def _source(how: str | None, policy: MountPolicy | None) -> str:
-    name = how or (policy.heat.source if policy is not None else "auto")
-    return "inotify" if name == "auto" else name
+    return how or (policy.heat.source if policy is not None else AUTO)
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from promoterd.cli import render_warm
 from promoterd.units import format_duration, format_size, rough
 
 _STYLES = {
@@ -65,15 +66,21 @@ def _mount(mount: Mapping[str, Any]) -> Table:
     data = mount.get("data")
     if data:
         facts.add_row("data", _text(f"{_amount(data['held'])} of {format_size(data['budget'])} held"))
-    for source in mount.get("heat_sources", ()):
-        facts.add_row("heat source", _text(f"{source['name']} ({source['why']}): {_words(source['stats'])}"))
-    for name, reason in mount.get("heat_sources_left", {}).items():
-        facts.add_row("", _text(f"not {name}: {reason}"))
-    if "heat_sources" in mount and not mount["heat_sources"]:
-        facts.add_row("heat source", _text("none: the log says why; directories are promoted by hand alone", "red"))
+    for name, text in (*render_warm.facts(mount.get("warming")), *_heat(mount)):
+        facts.add_row(name, text)
     for call in mount.get("stuck", ()):
         facts.add_row("stuck", _text(f"{call['call']} for {format_duration(round(call['seconds']))}", "red"))
     return facts
+
+
+def _heat(mount: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
+    """Where heat comes from, and where not."""
+    for source in mount.get("heat_sources", ()):
+        yield "heat source", _text(f"{source['name']} ({source['why']}): {_words(source['stats'])}")
+    for name, reason in mount.get("heat_sources_left", {}).items():
+        yield "", _text(f"not {name}: {reason}")
+    if "heat_sources" in mount and not mount["heat_sources"]:
+        yield "heat source", _text("none: the log says why; directories are promoted by hand alone", "red")
 
 
 def _amount(size: int) -> str:

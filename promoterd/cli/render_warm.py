@@ -21,6 +21,24 @@ _WORDS: Final = {
     "left": "{} left",
     "pinned": "{} pinned by processes until these end",
 }
+_STATUS: Final = {
+    "waiting": "waiting",
+    "failed": "failed",
+    "gone": "gone",
+    "forbidden": "not allowed by policy",
+}
+
+
+def facts(warming: Mapping[str, Any] | None) -> Iterator[tuple[str, Text]]:
+    """How far the lists of a mount's policy are, for ``status``."""
+    if warming is None:
+        return
+    said = [f"{warming[key]:,} {words}" for key, words in _STATUS.items() if warming[key]]
+    verb = "warming" if warming["waiting"] else "warmed"
+    rest = f" ({', '.join(said)})" if said else ""
+    yield verb, Text(f"{warming['complete']:,} of {warming['directories']:,} directories{rest}")
+    for problem in warming["problems"]:
+        yield "list", Text(problem, "red")
 
 
 def warmed(answer: Mapping[str, Any], *, dry_run: bool, failures: str | None) -> Iterator[RenderableType]:

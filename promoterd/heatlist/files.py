@@ -20,11 +20,10 @@ _ENDINGS: Final = (".yaml", ".yml")
 
 
 def read_list(named: Iterable[str]) -> HeatList:
-    """The merged list of files, directories of lists, globs, and ``-``. Raises HeatListError."""
+    """The merged list of files, directories of lists, globs, and ``-``; each file once. Raises HeatListError."""
     merged = HeatList()
-    for name in named:
-        for file in lists_of(name):
-            merged.merge(loads(_text(file), file))
+    for file in dict.fromkeys(file for name in named for file in lists_of(name)):
+        merged.merge(loads(_text(file), file))
     return merged
 
 

@@ -18,6 +18,8 @@ OUTCOMES = ("marked", "observed", "primed", "postponed", "refused", "busy", "fai
 """How a promotion can end."""
 REOPENS = ("live", "deferred", "offline")
 EFFECTS = ("active", "pinned")
+WARMING = ("complete", "waiting", "failed", "gone", "forbidden")
+"""How far a directory that is to be warmed can be."""
 _PROMOTION_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _ACTIVATION_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -69,6 +71,10 @@ class Families:
         self.upper_inodes = self._gauge("upper_inodes", "Inodes of upper's file system; 0: no fixed number.", "mount")
         self.data_bytes = self._gauge("data_bytes", "Bytes of files' data that the layer holds.", "mount")
         self.data_evicted = self._counter("data_evicted_bytes", "Bytes of data that were given up again.", "mount")
+        self.warm = self._gauge(
+            "warm_directories", "Directories of the lists to warm, by how far they are.", "mount", "state"
+        )
+        self.warm_bad = self._gauge("warm_bad_lists", "Lists that could not be read.", "mount")
         self.working = self._gauge("mount_working", "1 while promoterd works on the mount.", "mount")
         self.stuck_calls = self._gauge("mount_stuck_calls", "Calls that the mount's server does not answer.", "mount")
         self.is_stuck = self._gauge("mount_stuck", "1 while there is such a call.", "mount")

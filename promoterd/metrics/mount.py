@@ -1,12 +1,12 @@
 """The metrics of one mount, in the words of the work on it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 from promoterd.heat.base import Kind, Part, SourceStats
 from promoterd.heat.choice import FANOTIFY, INOTIFY, NFS_TRACE
-from promoterd.metrics.families import EFFECTS, OUTCOMES, REOPENS, Families
+from promoterd.metrics.families import EFFECTS, OUTCOMES, REOPENS, WARMING, Families
 from promoterd.states import State
 
 
@@ -66,8 +66,16 @@ class MountMetrics:
         self._ghosts = metrics.ghosts.labels(mount)
         self._reopens = {outcome: metrics.reopens.labels(mount, outcome) for outcome in REOPENS}
         self._deferred = metrics.deferred.labels(mount)
+        self._warm = {progress: metrics.warm.labels(mount, progress) for progress in WARMING}
+        self._warm_bad = metrics.warm_bad.labels(mount)
         self._data_bytes = metrics.data_bytes.labels(mount)
         self._data_evicted = metrics.data_evicted.labels(mount)
+
+    def warming(self, counts: Mapping[str, int], bad_lists: int) -> None:
+        """How many directories of the lists are how far, and how many lists could not be read."""
+        for progress, number in counts.items():
+            self._warm[progress].set(number)
+        self._warm_bad.set(bad_lists)
 
     def state_changed(self, before: State | None, after: State | None) -> None:
         """A directory went from one state to another; None: it was, or is, not in the book."""

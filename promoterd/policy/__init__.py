@@ -12,6 +12,7 @@ from promoterd.policy.models import (
     MountPolicy,
     Policy,
     Rule,
+    WarmPolicy,
 )
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "MountPolicy",
     "Policy",
     "Rule",
+    "WarmPolicy",
     "dump_policy",
     "effective_policy",
     "load_policy",

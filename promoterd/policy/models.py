@@ -12,6 +12,7 @@ from promoterd.policy.fields import AbsolutePath, Listen, Name, SocketPath, host
 from promoterd.policy.mounts import AUTO, Expected, HeatPolicy, Limits, MountPolicy
 from promoterd.policy.rules import Rule
 from promoterd.policy.section import Section, empty_is_default
+from promoterd.policy.warming import WarmPolicy
 from promoterd.units import InvalidValueError, shown
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Policy",
     "Rule",
     "Section",
+    "WarmPolicy",
 ]
 
 

@@ -11,6 +11,7 @@ from promoterd.policy.fields import AbsolutePath, Component, Name, Rate
 from promoterd.policy.near import either, nearest
 from promoterd.policy.rules import Rule
 from promoterd.policy.section import Section, empty_is_default
+from promoterd.policy.warming import WarmPolicy, lists_alone
 from promoterd.units import Duration, InvalidValueError, Share, ShareOrCount, ShareOrSize, shown
 
 AUTO: Final = "auto"
@@ -114,6 +115,11 @@ class MountPolicy(Section):
         default=None,
         description="Backend `layer`: which files carry their data in the layer. Nothing here: none do, and data that "
         "is there goes.",
+    )
+    warm: Annotated[WarmPolicy | None, BeforeValidator(lists_alone)] = Field(
+        default=None,
+        description="Directories to promote from the start on, after what is hot: heat lists of runs that need them. "
+        "A list of their paths will do.",
     )
     activation_interval: Duration = Field(
         default=60.0,

@@ -24,6 +24,7 @@ from promoterd.policy.models import (
     MountPolicy,
     Policy,
     Rule,
+    WarmPolicy,
 )
 from promoterd.policy.section import Section
 from promoterd.units import DURATION, SHARE_OR_COUNT, SHARE_OR_SIZE, SIZE
@@ -40,6 +41,7 @@ TABLES: Final[dict[str, type[Section]]] = {
         Expected,
         Limits,
         CopyData,
+        WarmPolicy,
         Rule,
     )
 }
@@ -78,7 +80,10 @@ def _defaults(model: type[Section]) -> dict[str, Any]:
 
     smallest = parse_policy(_SMALLEST)
     part = search(smallest) or (model() if not _requires(model) else None)
-    return part.model_dump(mode="json") if part else {}
+    if part is None:
+        fields = model.model_fields.items()
+        return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
+    return part.model_dump(mode="json")
 
 
 def _requires(model: type[Section]) -> bool:
@@ -116,9 +121,9 @@ def main(documents: list[str]) -> None:
     """Rewrite the documents in place."""
     for document in documents:
         with open(document, encoding="utf-8") as stream:
-            text = stream.read()
+            text = updated(stream.read())
         with open(document, "w", encoding="utf-8") as stream:
-            stream.write(updated(text))
+            stream.write(text)
 
 
 if __name__ == "__main__":

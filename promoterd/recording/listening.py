@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from promoterd.errors import PromoterdError, UnfitMount
 from promoterd.heat import base as heat_base
 from promoterd.heat.base import HeatSource, MountView
+from promoterd.heat.combined import COMBINED, CombinedSource, lower_of
 from promoterd.heat.discovery import Walk
 from promoterd.heatlist.model import HeatList, Uses
 from promoterd.overlay.mounts import Overlay
@@ -32,11 +33,7 @@ class Listener:
             may_promote_below=_everything if policy is None else policy.may_promote_below,
             layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
         )
-        kind = heat_base.load(source)
-        unfit = kind.unfit()
-        if unfit is not None:
-            raise PromoterdError(f"the heat source {source} cannot be used here: {unfit}")
-        self.source: HeatSource = kind(view, self)
+        self.source = _source(source, view, self, overlay)
 
     def start(self) -> None:
         """Hear everything from now on. Raises PromoterdError, OSError."""
@@ -81,6 +78,17 @@ class Listener:
 
     def vanished(self, path: bytes) -> None:
         """As :meth:`HeatSink.vanished`."""
+
+
+def _source(name: str, view: MountView, sink: Listener, overlay: Overlay) -> HeatSource:
+    """Raises PromoterdError where it cannot be had."""
+    if name in COMBINED:
+        return CombinedSource(view, sink, wanted=name, lower=lower_of(overlay.lowers))
+    kind = heat_base.load(name)
+    unfit = kind.unfit()
+    if unfit is not None:
+        raise PromoterdError(f"the heat source {name} cannot be used here: {unfit}")
+    return kind(view, sink)
 
 
 def _everything(_path: bytes) -> bool:

@@ -221,6 +221,7 @@ class TestFiles:
         (tmp_path / "readme.txt").write_text("no list")
         assert read_list([str(tmp_path)]) == merged(*lists)
         assert read_list([f"{tmp_path}/[45].yaml"]) == merged(*lists[:2])
+        assert read_list([f"{tmp_path}/[45].yaml", f"{tmp_path}/4.yaml"]) == merged(*lists[:2]), "each once"
         assert read_list([str(tmp_path / "4.yaml"), str(tmp_path / "6.yaml")]) == merged(lists[0], lists[2])
 
     def test_a_name_with_the_characters_of_a_glob(self, tmp_path: Path) -> None:

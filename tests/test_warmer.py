@@ -1,0 +1,170 @@
+"""What a mount's lists offer to the queue, on a real overlay, without the daemon's other loops."""
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from promoterd import warmer as module
+from promoterd.heatlist import HeatList, Uses, write_list
+from promoterd.mounted import Mounted
+from promoterd.promotion import promote
+from promoterd.states import State
+from promoterd.warmer import AHEAD, Lists, Warmer, read
+from support.mounts import taken
+from support.overlays import MountedOverlay
+from support.trees import files
+from test_worker import until
+
+MakeOverlay = Callable[..., MountedOverlay]
+TREE = {"app": {f"d{number:03}": files(1) for number in range(100)}}
+ALL = [b"app/d%03d" % number for number in range(100)]
+
+
+def write(mounted: MountedOverlay, file: Path, *paths: bytes, first: int = 1000) -> None:
+    heat = HeatList(1)
+    for number, path in enumerate(paths):
+        heat.add(mounted.mountpoint, path, Uses(misses=first - number))
+    write_list(heat, str(file))
+
+
+@contextmanager
+def warming(mounted: MountedOverlay, lists: str, **keys: Any) -> Iterator[tuple[Mounted, Warmer]]:
+    with taken(mounted, warm=[lists], **keys) as mount:
+        yield mount, Warmer(mount, lambda: None)
+
+
+def run(warmer: Warmer, what: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def both() -> None:
+        work = asyncio.create_task(warmer.run())
+        try:
+            await what()
+        finally:
+            work.cancel()
+            await asyncio.wait({work})
+
+    asyncio.run(both())
+
+
+async def promote_all(mount: Mounted, warmer: Warmer) -> list[bytes]:
+    """What the daemon's queue does with what is offered; the order in which that was."""
+    order = []
+    while paths := warmer.candidates():
+        for path in paths:
+            await promote(mount, path)
+            order.append(path)
+        await asyncio.sleep(0.05)
+        await until(lambda: bool(warmer.candidates()) or not warmer._unseen)
+    return order
+
+
+def test_a_few_at_a_time_and_in_order(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay(TREE)
+    write(mounted, tmp_path / "list.yaml", *ALL)
+    with warming(mounted, f"{tmp_path}/list.yaml") as (mount, warmer):
+
+        async def look() -> None:
+            await until(lambda: len(warmer.candidates()) == AHEAD)
+            assert warmer.candidates() == ALL[:AHEAD]
+            assert all(map(warmer.wants, ALL[:AHEAD]))
+            assert not warmer.wants(ALL[AHEAD])
+            assert await promote_all(mount, warmer) == ALL
+            assert not any(map(warmer.wants, ALL))
+
+        run(warmer, look)
+        status = warmer.status()
+        assert status is not None
+        assert (status["complete"], status["waiting"]) == (100, 0)
+
+
+def test_a_list_that_appears_and_changes(
+    make_overlay: MakeOverlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
+    mounted = make_overlay(TREE)
+    with warming(mounted, f"{tmp_path}/*.yaml") as (_, warmer):
+
+        async def look() -> None:
+            await until(lambda: bool(warmer._lists.problems))
+            assert warmer.candidates() == []
+            write(mounted, tmp_path / "one.yaml", ALL[1])
+            await until(lambda: warmer.candidates() == [ALL[1]])
+            write(mounted, tmp_path / "two.yaml", ALL[2], first=2000)
+            await until(lambda: warmer.candidates() == [ALL[2], ALL[1]])
+            os.unlink(tmp_path / "one.yaml")
+            await until(lambda: warmer.candidates() == [ALL[2]])
+
+        run(warmer, look)
+
+
+def test_what_was_reopened_is_offered_again(
+    make_overlay: MakeOverlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LOOK_EVERY", 0.1)
+    mounted = make_overlay(TREE)
+    write(mounted, tmp_path / "list.yaml", ALL[0])
+    with warming(mounted, f"{tmp_path}/list.yaml") as (mount, warmer):
+
+        async def look() -> None:
+            await until(lambda: warmer.candidates() == [ALL[0]])
+            await promote(mount, ALL[0])
+            assert warmer.candidates() == []
+            mount.book.forget([ALL[0]], reason="a test")
+            await until(lambda: warmer.candidates() == [ALL[0]])
+
+        run(warmer, look)
+
+
+def test_what_failed_stands_aside_until_it_is_due(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay(TREE)
+    write(mounted, tmp_path / "list.yaml", *ALL[:3])
+    with warming(mounted, f"{tmp_path}/list.yaml") as (mount, warmer):
+
+        async def look() -> None:
+            await until(lambda: warmer.candidates() == ALL[:3])
+            now = mount.clock()
+            mount.book.move(ALL[0], State.HOT, now=now)
+            mount.book.move(ALL[0], State.FAILED, now=now, reason="no luck", retry_at=now + 3600)
+            assert warmer.candidates() == ALL[1:3]
+            assert warmer.wants(ALL[0])
+            mount.book.move(ALL[0], State.FAILED, now=now, reason="no luck", retry_at=now)
+            assert warmer.candidates() == [*ALL[1:3], ALL[0]]
+
+        run(warmer, look)
+
+
+def test_that_its_heat_alone_was_not_worth_it_does_not_hold_it(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay(TREE)
+    write(mounted, tmp_path / "list.yaml", ALL[0])
+    with warming(mounted, f"{tmp_path}/list.yaml") as (mount, warmer):
+        now = mount.clock()
+        mount.book.move(ALL[0], State.HOT, now=now, reason="it would never pay back", retry_at=now + 3600)
+
+        async def look() -> None:
+            await until(lambda: warmer.candidates() == [ALL[0]])
+            record = mount.book.get(ALL[0])
+            assert record is not None
+            assert record.retry_at is None
+
+        run(warmer, look)
+
+
+def test_lists_are_read_again_only_when_something_has_changed(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("nothing")
+    names = [f"{tmp_path}/*.yaml", f"{tmp_path}/none.yaml"]
+    first = read(names, Lists())
+    assert [problem.partition(": ")[0] for problem in first.problems] == [
+        f"{tmp_path}/bad.yaml:1",
+        f"{tmp_path}/none.yaml cannot be read",
+    ]
+    assert read(names, first) is first
+    write_list(HeatList(4), f"{tmp_path}/none.yaml")
+    second = read(names, first)
+    assert second.heat.runs == 4, "it is named twice, and read once"
+    assert len(second.problems) == 1
+    (tmp_path / "bad.yaml").unlink()
+    assert read(names, second).problems == ()
