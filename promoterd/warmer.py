@@ -3,8 +3,8 @@
 import asyncio
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from promoterd.heatlist import HeatList, read_list
 from promoterd.heatlist.files import lists_of
 from promoterd.ledger import DirectoryRecord
 from promoterd.mounted import Mounted
+from promoterd.policy import WarmPolicy
 from promoterd.pool import Pool
 from promoterd.queueing import is_due
 from promoterd.states import State
@@ -46,18 +47,20 @@ _FINAL: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Lists:
-    """What was read: the merged lists, what was wrong with others, and how to tell that something has changed."""
+    """What was read of lists: a mount's directories, the most used first, and what was wrong with some lists."""
 
-    heat: HeatList = field(default_factory=HeatList)
+    wanted: tuple[bytes, ...] = ()
+    runs: int = 0
     problems: tuple[str, ...] = ()
     found: tuple[object, ...] = ()
+    """By this it can be told whether something has changed."""
 
 
-def read(named: Iterable[str], before: Lists) -> Lists:
+def read(policy: WarmPolicy, mountpoint: bytes, before: Lists) -> Lists:
     """Read every list that there is; ``before`` itself where nothing has changed since. Never raises."""
     files: list[str] = []
     missing: list[str] = []
-    for name in named:
+    for name in policy.lists:
         try:
             files += lists_of(name)
         except HeatListError as error:
@@ -72,7 +75,8 @@ def read(named: Iterable[str], before: Lists) -> Lists:
             heat.merge(read_list([file]))
         except HeatListError as error:
             problems.append(error.message)
-    return Lists(heat, tuple(problems), found)
+    wanted = heat.cut(min_count=policy.min_count).hottest(mountpoint)
+    return Lists(tuple(wanted), heat.runs, tuple(problems), found)
 
 
 def _stamp(file: str) -> tuple[object, ...]:
@@ -172,9 +176,9 @@ class Warmer:
                 self._wake.clear()
                 before = Lists() if self._is_to_read else self._lists
                 self._is_to_read = False
-                lists = await reader.run(read, self._policy.lists, before)
+                lists = await reader.run(read, self._policy, self.mount.overlay.mountpoint, before)
                 if lists is not self._lists:
-                    self._take(lists, self._policy.min_count)
+                    self._take(lists)
                 else:
                     self._again()
                 await self._go_through()
@@ -194,21 +198,20 @@ class Warmer:
         except TimeoutError:
             return
 
-    def _take(self, lists: Lists, min_count: int) -> None:
+    def _take(self, lists: Lists) -> None:
         mount, before = self.mount, self._lists
         self._lists = lists
         for problem in lists.problems:
             if problem not in before.problems:
                 mount.log.warning("warm_list_bad", reason="; ".join(problem.split("\n")))
-        wanted = lists.heat.cut(min_count=min_count).hottest(mount.overlay.mountpoint)
-        wanted = wanted[: mount.policy.heat.max_directories]
+        wanted = lists.wanted[: mount.policy.heat.max_directories]
         self._progress = dict.fromkeys(wanted, Progress.WAITING)
         self._counts = Counter({Progress.WAITING: len(wanted)})
         self._unseen = deque(wanted)
         self._ready.clear()
         self._failed.clear()
         self._is_told = not wanted
-        mount.log.info("warm_lists_read", directories=len(wanted), runs=lists.heat.runs)
+        mount.log.info("warm_lists_read", directories=len(wanted), runs=lists.runs)
         self._count()
 
     def _again(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 from promoterd import warmer as module
 from promoterd.heatlist import HeatList, Uses, write_list
 from promoterd.mounted import Mounted
+from promoterd.policy import WarmPolicy
 from promoterd.promotion import promote
 from promoterd.states import State
 from promoterd.warmer import AHEAD, Lists, Warmer, read
@@ -155,16 +156,20 @@ def test_that_its_heat_alone_was_not_worth_it_does_not_hold_it(make_overlay: Mak
 
 def test_lists_are_read_again_only_when_something_has_changed(tmp_path: Path) -> None:
     (tmp_path / "bad.yaml").write_text("nothing")
-    names = [f"{tmp_path}/*.yaml", f"{tmp_path}/none.yaml"]
-    first = read(names, Lists())
+    policy = WarmPolicy(lists=[f"{tmp_path}/*.yaml", f"{tmp_path}/none.yaml"], min_count=3)
+    first = read(policy, b"/m", Lists())
     assert [problem.partition(": ")[0] for problem in first.problems] == [
         f"{tmp_path}/bad.yaml:1",
         f"{tmp_path}/none.yaml cannot be read",
     ]
-    assert read(names, first) is first
-    write_list(HeatList(4), f"{tmp_path}/none.yaml")
-    second = read(names, first)
-    assert second.heat.runs == 4, "it is named twice, and read once"
+    assert read(policy, b"/m", first) is first
+    heat = HeatList(
+        4, {b"/m": {b"a": Uses(misses=3), b"b": Uses(misses=2), b"c": Uses(opens=9)}, b"/n": {b"d": Uses(9)}}
+    )
+    write_list(heat, f"{tmp_path}/none.yaml")
+    second = read(policy, b"/m", first)
+    assert second.wanted == (b"c", b"a")
+    assert second.runs == 4, "it is named twice, and read once"
     assert len(second.problems) == 1
     (tmp_path / "bad.yaml").unlink()
-    assert read(names, second).problems == ()
+    assert read(policy, b"/m", second).problems == ()

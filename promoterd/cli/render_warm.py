@@ -47,7 +47,8 @@ def warmed(answer: Mapping[str, Any], *, dry_run: bool, failures: str | None) ->
         yield Text("The lists name no directory.")
     for mount in answer["mounts"]:
         said = [words.format(f"{mount[key]:,}") for key, words in _WORDS.items() if mount.get(key)]
-        yield Text(f"{mount['mountpoint']}: {mount['directories']:,} directories: {', '.join(said) or 'nothing to do'}")
+        many = "1 directory" if mount["directories"] == 1 else f"{mount['directories']:,} directories"
+        yield Text(f"{mount['mountpoint']}: {many}: {', '.join(said) or 'nothing to do'}")
         if mount["problem"] is not None:
             yield Text(f"  {mount['problem']}", "red")
         yield from _reasons(mount["failures"], "red")

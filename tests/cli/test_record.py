@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from promoterd.heatlist import HeatList, Uses, read_list
-from support.commands import Ran, environment, promoterd
+from support.commands import Ran, environment, on_a_terminal, promoterd
 from support.daemons import sleeping_process, wait_for
 from support.sites import Site
 from support.trees import Symlink, files
@@ -236,6 +236,15 @@ time.sleep(60)
         assert process.returncode == 5, err
         assert recording.uses == {b"app/lib": Uses(misses=1)}
 
+    def test_ctrl_c_on_a_terminal_is_for_the_command(self, recording: Recording) -> None:
+        script = "trap 'echo caught; exit 3' INT; echo ready; while :; do sleep 0.1; done"
+        code, shown = on_a_terminal(
+            *("record", "-c", recording.site.config, "-o", str(recording.file), "sh", "-c", script), until="ready"
+        )
+        assert code == 3, shown
+        assert shown.count("caught") == 1
+        assert recording.heat.runs == 1
+
     def test_no_root_is_needed(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
             os.chmod(directory, 0o777)
@@ -279,6 +288,17 @@ finally:
             )
         assert (ran.code, ran.json["directories"]) == (0, 1)
         assert ran.json["uses"]["miss"] == recording.uses[b"app/lib"].misses > 5
+
+    def test_ctrl_c_ends_the_watching_and_not_the_watched(self, recording: Recording) -> None:
+        code = "import os, time\nprint(flush=True)\nwhile 1: os.access('none', 0); time.sleep(0.02)"
+        with sleeping_process("-I", "-S", "-c", code, cwd=recording.site.mounted.at("app/lib")) as process:
+            code_of_it, shown = on_a_terminal(
+                *("record", "-c", recording.site.config, "-o", str(recording.file), "--pid", str(process.pid)),
+                until="Ctrl-C",
+            )
+            assert process.poll() is None
+        assert code_of_it == 0, shown
+        assert recording.heat.runs == 1
 
     def test_one_that_is_not_there(self, recording: Recording) -> None:
         ran = promoterd("record", "--pid", "4194303", "-o", str(recording.file), "-c", recording.site.config)

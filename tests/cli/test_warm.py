@@ -105,6 +105,32 @@ def test_what_was_recorded_is_not_asked_again(warming: Warming) -> None:
     assert len(assert_marks_are_sound(site.mounted)) == 4
 
 
+@pytest.mark.needs("strace")
+def test_what_was_recorded_costs_nothing_with_a_layer(make_site: Callable[..., Site]) -> None:
+    site = make_site(TREE, counting=True, layered=True)
+    site.mount["backend"] = "layer"
+    site.write()
+    warming = Warming(site)
+    where = os.fsdecode(site.mounted.mountpoint)
+    script = "cd app/lib; ls -l . sub >/dev/null; test -e none; test -e sub/none; stat f0000 >/dev/null; true"
+
+    def asked() -> dict[str, int]:
+        site.mounted.remount().reset()
+        subprocess.run(["sh", "-c", script], cwd=where, check=True)
+        return site.mounted.counted.counts()
+
+    recorded = promoterd("record", "-o", warming.file, "-c", site.config, "sh", "-c", script, cwd=where)
+    assert recorded.code == 0, recorded.err
+    before = asked()
+    assert before["LOOKUP_NEGATIVE"] == 2
+    assert before["READDIR"] > 0
+    ran = warming.run(warming.file)
+    assert ran.code == 0, ran.err
+    after = asked()
+    assert {after["LOOKUP_NEGATIVE"], after["READDIR"]} == {0}
+    assert after["LOOKUP"] < before["LOOKUP"] / 2
+
+
 def test_all_that_can_come_of_a_directory(warming: Warming) -> None:
     warming.link()
     warming.write(b"app/search1", b"app/gone", b"app/never", b"app", b"app/linked", ODD, b"app/search1/f0000", b"")
@@ -168,7 +194,7 @@ def test_mounts_that_another_host_has(warming: Warming) -> None:
     ran = warming.run(first, warming.file)
     assert ran.code == 0, ran.err
     assert "1 completed now" in ran.out
-    assert "/srv/elsewhere: 1 directories: 1 left" in ran.out
+    assert "/srv/elsewhere: 1 directory: 1 left" in ran.out
 
 
 def test_a_paused_mount_is_left_alone(warming: Warming) -> None:
