@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from promoterd.paths import show
-from support.daemons import RunningDaemon, mount_policy, use, wait_for
+from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_same_view, upper_directories, view_of
 from support.refusing import environment_refusing_fanotify
@@ -42,6 +44,30 @@ def test_fanotify_promotes_what_is_opened(make_overlay: MakeOverlay, make_daemon
     daemon.wait_for(lambda: daemon.heat().get("/app/lib", 0) > 0)
     daemon.stop()
     assert_same_view(before, view_of(mounted))
+
+
+READING = """
+import os, sys, time
+print(flush=True)
+while True:
+    for name in ("f0000", "f0001"):
+        open(os.path.join(sys.argv[1], name), "rb").close()
+        time.sleep(0.02)
+"""
+
+
+@pytest.mark.parametrize("backend", ["opaque", "layer"])
+def test_what_is_read_all_the_time_becomes_active(
+    make_overlay: MakeOverlay, make_daemon: MakeDaemon, backend: str
+) -> None:
+    """An event that waits to be read holds its directory; while it is activated, none may."""
+    mounted = make_overlay({"app": {"lib": files(20)}}, counting=True, layered=backend == "layer")
+    daemon = make_daemon(mount_policy(mounted, [{"path": "app/lib"}], backend=backend, heat=FANOTIFY)).start()
+    with sleeping_process("-c", READING, os.fsdecode(mounted.at("app/lib"))):
+        daemon.wait_state("active", b"app/lib")
+        heat = daemon.heat()["/app/lib"]
+        daemon.wait_for(lambda: daemon.heat()["/app/lib"] > heat + 2)
+    assert daemon.states() == {"/app/lib": "active"}
 
 
 def test_fanotify_walks_through_no_tree(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
