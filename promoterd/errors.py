@@ -137,13 +137,6 @@ class InstanceLimitReached(PromoterdError):
     default_hint = "raise fs.inotify.max_user_instances (or LimitNOFILE, where file descriptors are what is short)"
 
 
-class SourceUnfit(PromoterdError):
-    """The heat source {source} cannot work here: {reason}."""
-
-    exit_code = 7
-    default_hint = "`promoterd doctor` says which heat sources this machine can have"
-
-
 class HeatListError(PromoterdError):
     """{message}"""  # noqa: D400 - a format string, not a sentence
 
@@ -155,6 +148,13 @@ class RecordingFailed(PromoterdError):
     """{message}"""  # noqa: D400 - a format string, not a sentence
 
     exit_code = 16
+
+
+class NoHeatSource(PromoterdError):
+    """The heat source {source} cannot be had: {reason}."""
+
+    exit_code = 14
+    default_hint = "another can be named in the policy (`heat: source`)"
 
 
 class InternalError(PromoterdError):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields
 
-from promoterd.errors import PromoterdError, SourceUnfit
+from promoterd.errors import NoHeatSource, PromoterdError
 from promoterd.heat import base
 from promoterd.heat.base import Armed, HeatSink, HeatSource, MountView, Part, SourceStats
 from promoterd.heat.choice import AUTO, FANOTIFY, INOTIFY, NFS_TRACE, Choice, Lower, choose
@@ -83,12 +83,12 @@ class CombinedSource(HeatSource):
         self._disarmed: set[bytes] = set()
 
     def start(self) -> None:
-        """Start all that can be had. Raises SourceUnfit where that is none."""
+        """Start all that can be had. Raises NoHeatSource where that is none."""
         self._lacks = lacks(CHOSEN_FROM)
         self._settle()
         if not self._running:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.choice.left.items())
-            raise SourceUnfit(source=self._wanted, reason=reasons)
+            raise NoHeatSource(source=self._wanted, reason=reasons)
 
     def _settle(self) -> None:
         """Start what is to be taken and does not run, until nothing is left to try."""

@@ -23,7 +23,7 @@ from contextlib import ExitStack, suppress
 from time import monotonic
 
 from promoterd import fanotify
-from promoterd.errors import MountGone, SourceUnfit
+from promoterd.errors import MountGone, NoHeatSource
 from promoterd.fanotify import Fanotify, RawEvent
 from promoterd.heat.base import Armed, HeatSink, HeatSource, Kind, MountView, SourceStats
 from promoterd.heat.places import Place, Places, use_of
@@ -79,20 +79,20 @@ class FanotifySource(HeatSource):
         return fanotify.lack()
 
     def start(self) -> None:
-        """Mark the overlay, and read from then on. Raises SourceUnfit, MountGone."""
+        """Mark the overlay, and read from then on. Raises NoHeatSource, MountGone."""
         lack = fanotify.lack()
         if lack is not None:
-            raise SourceUnfit(source=self.name, reason=lack)
+            raise NoHeatSource(source=self.name, reason=lack)
         try:
             mount_id = self._find_home()
             group = Fanotify()
         except OSError as error:
-            raise SourceUnfit(source=self.name, reason=str(error)) from error
+            raise NoHeatSource(source=self.name, reason=str(error)) from error
         try:
             group.mark_file_system(self.view.mountpoint)
         except OSError as error:
             group.close()
-            raise SourceUnfit(source=self.name, reason=f"the mark is refused: {error.strerror}") from error
+            raise NoHeatSource(source=self.name, reason=f"the mark is refused: {error.strerror}") from error
         self._home = (mount_id, self._home[1])
         self._group = group
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
@@ -139,10 +139,10 @@ class FanotifySource(HeatSource):
             )
 
     def drain(self) -> int:
-        """As :meth:`HeatSource.drain`; what the thread has read so far. Raises SourceUnfit where that has ended."""
+        """As :meth:`HeatSource.drain`; what the thread has read so far. Raises NoHeatSource where that has ended."""
         with self._lock:
             if self._failure is not None and not self._stopping.is_set():
-                raise SourceUnfit(source=self.name, reason=str(self._failure)) from self._failure
+                raise NoHeatSource(source=self.name, reason=str(self._failure)) from self._failure
             touched, no_room = self._tally.take()
             events, self._told = self._events - self._told, self._events
             lost, self._lost = self._lost, False

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from promoterd.errors import SourceUnfit
+from promoterd.errors import NoHeatSource
 from promoterd.heat import base
 from promoterd.heat.base import HeatSource, Kind, SourceStats
 from promoterd.heat.choice import Lower
@@ -41,7 +41,7 @@ class Lookups(HeatSource):
 
     def drain(self) -> int:
         if self.broken is not None:
-            raise SourceUnfit(source=self.name, reason=self.broken)
+            raise NoHeatSource(source=self.name, reason=self.broken)
         taken = len(self.missed)
         while self.missed:
             self.sink.touched(self.missed.pop(), 1.0, Kind.MISS)
@@ -129,12 +129,12 @@ def test_fanotify_that_cannot_be_had_is_stood_in_for(
 
 def test_what_cannot_start_is_stood_in_for_too(combine: Combine, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(self: HeatSource) -> None:
-        raise SourceUnfit(source=self.name, reason="the mark is refused")
+        raise NoHeatSource(source=self.name, reason="the mark is refused")
 
     monkeypatch.setattr("promoterd.heat.fanotify.FanotifySource.start", refuse)
     source = combine(Sink(), wanted="fanotify")
     assert [part.name for part in source.parts()] == ["inotify"]
-    assert source.left()["fanotify"] == "The heat source fanotify cannot work here: the mark is refused."
+    assert source.left()["fanotify"] == "The heat source fanotify cannot be had: the mark is refused."
 
 
 def test_one_that_breaks_takes_no_other_with_it(
@@ -147,7 +147,7 @@ def test_one_that_breaks_takes_no_other_with_it(
     use("open", overlay.at("app/lib/a"))
     drained(source)
     assert sink.heat == {(LIB, Kind.OPEN): 1}
-    assert lost == [("nfs-trace", "The heat source nfs-trace cannot work here: the ring is gone.")]
+    assert lost == [("nfs-trace", "The heat source nfs-trace cannot be had: the ring is gone.")]
     assert sink.overflows == 1
     assert traced.closed == 1
     assert [part.name for part in source.parts()] == ["inotify"]
@@ -179,7 +179,7 @@ def test_the_next_best_takes_the_place_of_what_breaks_and_stays_disarmed(
 def test_nothing_at_all_says_why_of_each(combine: Combine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("promoterd.fanotify.lack", lambda: "no right")
     monkeypatch.setattr(InotifySource, "unfit", lambda: "no inotify")
-    with pytest.raises(SourceUnfit, match=r"auto cannot work here.*inotify: no inotify; fanotify: no right"):
+    with pytest.raises(NoHeatSource, match=r"auto cannot be had.*inotify: no inotify; fanotify: no right"):
         combine(Sink(), lower=Lower.NFS4)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from promoterd import fanotify
-from promoterd.errors import MountGone, SourceUnfit
+from promoterd.errors import MountGone, NoHeatSource
 from promoterd.fanotify import Fanotify
 from promoterd.heat import fanotify as source_module
 from promoterd.heat.base import Kind
@@ -482,7 +482,7 @@ def _link(number: str) -> str:
 def test_a_thread_that_ends_is_told_to_whoever_drains(hear: Hear, overlay: MountedOverlay) -> None:
     hearing = hear(overlay, may_promote=lambda _path: 1 / 0)
     use("open", overlay.at("app/lib/a"))
-    with pytest.raises(SourceUnfit, match="division by zero"):
+    with pytest.raises(NoHeatSource, match="division by zero"):
         wait_for(lambda: hearing.source.drain() < 0)
 
 
@@ -524,5 +524,5 @@ def test_what_the_kernel_refuses_is_named(error: int, said: str) -> None:
 
 def test_what_is_unfit_does_not_start(overlay: MountedOverlay, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fanotify, "lack", lambda: "this kernel has no fanotify")
-    with pytest.raises(SourceUnfit, match="fanotify cannot work here: this kernel has no fanotify"):
+    with pytest.raises(NoHeatSource, match="fanotify cannot be had: this kernel has no fanotify"):
         FanotifySource(view_of(overlay), Sink()).start()
