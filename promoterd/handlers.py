@@ -6,7 +6,7 @@ import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from promoterd import __version__, localdata, warming
+from promoterd import __version__, localdata
 from promoterd.control import Handler, Progress, Request
 from promoterd.errors import MountGone, MountNotFound, PromoterdError, Refused, UsageError
 from promoterd.explain import explain
@@ -20,15 +20,13 @@ from promoterd.promotion import Outcome, Promotion
 from promoterd.reopen import reopen_all, reopen_wanted
 from promoterd.states import State
 from promoterd.wanted import promote_wanted
-from promoterd.warming import Warmed, Warmth
+from promoterd.warm_handlers import heat_of, warm_some
 
 if TYPE_CHECKING:
     from promoterd.daemon import Daemon
     from promoterd.worker import Worker
 
 _TOP = 50
-WARM_FOR = 1.0
-"""Seconds in which a request to warm directories begins with new ones: so soon does a client that was ended stop it."""
 
 
 class Handlers:
@@ -43,7 +41,7 @@ class Handlers:
             name: _telling(getattr(self, name))
             for name in (
                 *("status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload"),
-                "warm",
+                *("warm", "heat"),
             )
         }
 
@@ -119,17 +117,12 @@ class Handlers:
     async def warm(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Promote what can be of some directories in a second; who asked asks again for what is not in the answer."""
         keeper, _ = self._locate(request.path)
-        mount = _working(keeper)
-        done: list[Warmed] = []
+        return await warm_some(_working(keeper), keeper.worker, request, progress)
 
-        def tell(warmed: Warmed) -> None:
-            done.append(warmed)
-            progress({"done": len(done), "of": len(request.directories)})
-
-        await warming.warm(mount, request.directories, tell, seconds=WARM_FOR, dry_run=request.dry_run)
-        if keeper.worker is not None and any(one.warmth is Warmth.COMPLETE for one in done):
-            keeper.worker.activation_wanted()
-        return {"directories": [asdict(one) for one in done]}
+    async def heat(self, request: Request, progress: Progress) -> dict[str, Any]:
+        """The heat of all directories, by kind of use."""
+        del progress
+        return {"mounts": [heat_of(keeper) for keeper in self._chosen(request.path) if keeper.worker is not None]}
 
     async def reopen(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Undo the completion of one directory with its complete ancestors, or of a whole mount."""

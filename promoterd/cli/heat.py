@@ -4,10 +4,10 @@ from typing import Annotated
 
 import typer
 
-from promoterd.cli.options import Json
+from promoterd.cli.options import Config, Json, Socket
 
 heat = typer.Typer(
-    help="Merge heat lists.",
+    help="Heat lists: merge them, or get one from the daemon.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -23,7 +23,7 @@ Top = Annotated[
 
 @heat.callback()
 def _group() -> None:
-    """Merge heat lists."""
+    """Heat lists: merge them, or get one from the daemon."""
 
 
 @heat.command()
@@ -43,3 +43,24 @@ def merge(
     from promoterd.cli.listing import merge_lists
 
     merge_lists(lists or ["-"], output, min_count=min_count, top=top, as_json=as_json)
+
+
+@heat.command()
+def dump(  # noqa: PLR0913, PLR0917 - one parameter for each option
+    mount: Annotated[
+        str | None, typer.Argument(metavar="MOUNT", help="One mount point; every one if there is none.")
+    ] = None,
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the list; - for here.")
+    ] = "-",
+    min_count: MinCount = 0,
+    top: Top = None,
+    config: Config = None,
+    socket: Socket = None,
+    as_json: Json = False,
+) -> None:
+    """Write the daemon's heat as a heat list. What was used long ago counts less, as the policy's half_life says."""
+    from promoterd.cli.asking import Daemon
+    from promoterd.cli.listing import dump_heat
+
+    dump_heat(Daemon(config, socket), mount, output, min_count=min_count, top=top, as_json=as_json)

@@ -1,9 +1,12 @@
-"""``promoterd heat merge``, and heat lists as the command line shows them."""
+"""``promoterd heat``, and heat lists as the command line shows them."""
 
 from typing import Any
 
+from promoterd.cli.asking import Daemon
 from promoterd.cli.output import say, say_json, warn
-from promoterd.heatlist import HeatList, names, read_list, write_list
+from promoterd.cli.typed import absolute
+from promoterd.control.protocol import Request, text_to_path
+from promoterd.heatlist import HeatList, Uses, names, read_list, write_list
 from promoterd.heatlist.files import STANDARD
 from promoterd.heatlist.model import KINDS
 from promoterd.heatlist.text import VERSION, dumps
@@ -12,9 +15,25 @@ from promoterd.paths import display
 
 def merge_lists(lists: list[str], output: str, *, min_count: int, top: int | None, as_json: bool) -> None:
     """Write the merged list. Raises HeatListError."""
-    heat = read_list(lists)
-    if min_count or top is not None:
-        heat = heat.cut(min_count=min_count, top=top)
+    _put_out(read_list(lists).cut(min_count=min_count, top=top), output, as_json=as_json)
+
+
+def dump_heat(
+    daemon: Daemon, mount: str | None, output: str, *, min_count: int, top: int | None, as_json: bool
+) -> None:
+    """Write what the daemon knows of heat now. Raises DaemonUnreachable, HeatListError."""
+    answer = daemon.ask(Request(command="heat", path=None if mount is None else absolute(mount)))
+    heat = HeatList(runs=1)
+    for found in answer["mounts"]:
+        mountpoint = text_to_path(found["mountpoint"])
+        heat.mounts[mountpoint] = {}
+        for directory in found["directories"]:
+            for kind, count in directory["uses"].items():
+                heat.add(mountpoint, text_to_path(directory["path"]), Uses.of(kind, count))
+    _put_out(heat.cut(min_count=min_count, top=top), output, as_json=as_json)
+
+
+def _put_out(heat: HeatList, output: str, *, as_json: bool) -> None:
     if output != STANDARD:
         write_list(heat, output)
         if as_json:

@@ -63,7 +63,9 @@ def _inside(path: bytes) -> bytes:
 Path = Annotated[bytes, BeforeValidator(_to_bytes), AfterValidator(_absolute)]
 Inside = Annotated[bytes, BeforeValidator(_to_bytes), AfterValidator(_inside)]
 
-Command = Literal["status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload", "warm"]
+Command = Literal[
+    "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload", "warm", "heat"
+]
 
 _OPTIONS: dict[Command, frozenset[str]] = {
     "status": frozenset({"path"}),
@@ -76,6 +78,7 @@ _OPTIONS: dict[Command, frozenset[str]] = {
     "retire": frozenset({"path"}),
     "reload": frozenset(),
     "warm": frozenset({"path", "directories", "dry_run"}),
+    "heat": frozenset({"path"}),
 }
 _ABOUT_A_PATH = frozenset({"promote", "explain", "retire", "warm"})
 

@@ -32,8 +32,10 @@ def test_every_command_explains_itself(command: str) -> None:
 
 
 def test_the_commands_about_lists_explain_themselves() -> None:
-    assert "merge" in CliRunner().invoke(app, ["heat", "--help"]).output
-    assert "--json" in CliRunner().invoke(app, ["heat", "merge", "--help"]).output
+    listed = CliRunner().invoke(app, ["heat", "--help"]).output
+    for command in ("merge", "dump"):
+        assert command in listed
+        assert "--json" in CliRunner().invoke(app, ["heat", command, "--help"]).output
 
 
 def test_the_version() -> None:

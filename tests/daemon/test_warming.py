@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from promoterd.heatlist import HeatList, Uses, write_list
+from promoterd.heatlist.text import loads
 from support.commands import promoterd
-from support.daemons import RunningDaemon, mount_policy, wait_for
+from support.daemons import RunningDaemon, mount_policy, use, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_marks_are_sound
 from support.trees import files
@@ -155,3 +156,20 @@ def test_paused_it_waits(overlay: MountedOverlay, lists: Path, tmp_path: Path) -
         assert promoterd("resume", "--socket", daemon.socket).code == 0
         wait_warm(daemon, complete=10)
         wait_for(lambda: len(assert_marks_are_sound(overlay)) == 10)
+
+
+def test_the_daemons_heat_is_a_list(overlay: MountedOverlay, lists: Path, tmp_path: Path) -> None:
+    with RunningDaemon(os.fsencode(tmp_path), policy(overlay, lists)) as daemon:
+        daemon.start(watching=10)
+        use(overlay, *ALL[:2], times=5)
+        daemon.wait_for(lambda: len(daemon.heat()) == 2)
+        dumped = promoterd("heat", "dump", "--socket", daemon.socket)
+        assert dumped.code == 0, dumped.err
+        heat = loads(dumped.out)
+        assert sorted(heat.mounts[overlay.mountpoint]) == ALL[:2]
+        assert all(uses.listings == uses.opens == 5 for uses in heat.mounts[overlay.mountpoint].values())
+        file = str(lists / "dumped.yaml")
+        assert promoterd("heat", "dump", "-o", file, "--top", "1", "--socket", daemon.socket).code == 0
+        assert promoterd("reload", "--socket", daemon.socket).code == 0
+        wait_warm(daemon, complete=1, waiting=0)
+    assert promoterd("heat", "dump", "--socket", daemon.socket).code == 9
