@@ -52,6 +52,11 @@ class Book:
         """How many directories are in each state; cold ones are not counted."""
         return Counter(record.state for record in self._records.values())
 
+    def completed(self) -> tuple[int, int]:
+        """How many directories carry a mark of ours, and how many entries they have."""
+        marked = [record.entries for record in self._records.values() if record.state in MARKED]
+        return len(marked), sum(marked)
+
     def move(
         self,
         path: bytes,

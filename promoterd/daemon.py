@@ -211,7 +211,7 @@ class Daemon:
     async def _shut_down(self) -> None:
         for keeper in self.keepers.values():
             if keeper.mount is not None:
-                keeper.mount.stopping = True
+                keeper.mount.stop()
         for task in self._tasks.values():
             task.cancel()
         tasks = {*self._tasks.values(), *self._ending}

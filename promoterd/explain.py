@@ -99,6 +99,7 @@ async def _blocked_by(mount: Mounted, path: bytes, heat: float, on_disk: OnDisk)
         why_forbidden(mount.policy.rule_for(path))
         or (f"the mount is paused: {mount.paused}" if mount.paused is not None else None)
         or await _why_unplannable(mount, path)
+        or _why_all_wait(mount, path)
         or _why_not_yet(mount, path, heat)
         or (None if mount.backend.marks else f"the backend {mount.backend.name} marks nothing")
     )
@@ -117,6 +118,18 @@ async def _why_unplannable(mount: Mounted, path: bytes) -> str | None:
 
 def _is_postponed(mount: Mounted, record: DirectoryRecord) -> bool:
     return record.state is State.HOT and record.reason is not None and mount.backend.marks
+
+
+def _why_all_wait(mount: Mounted, path: bytes) -> str | None:
+    """What keeps the whole mount, or what begins with it, from being promoted for now."""
+    if mount.hold is not None:
+        return mount.hold.text
+    rule, begins, now = mount.policy.rule_for(path), mount.begins_at(b"always"), mount.clock()
+    if rule is not None and rule.promote == "always" and begins > now:
+        return (
+            f"limits.start_spread: this machine begins with `promote: always` in {format_duration(round(begins - now))}"
+        )
+    return None
 
 
 def _why_not_yet(mount: Mounted, path: bytes, heat: float) -> str | None:

@@ -110,6 +110,8 @@ class Finder:
         )
         batches = walk.batches(start)
         while (batch := await mount.run(next, batches, None)) is not None:
+            await mount.pace.settle()
+            walk.batch = min(_BATCH, mount.backend.batch)
             for path in batch:
                 if policy.is_growing(path) and path not in self.growing:
                     self.growing[path] = await self._stamps_of(path)

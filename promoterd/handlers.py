@@ -74,6 +74,10 @@ class Handlers:
         return answer | {
             "backend": mount.backend.name,
             "paused": mount.paused,
+            "held": None if mount.hold is None else {**asdict(mount.hold), "reason": mount.hold.reason.value},
+            "begins_at": begins if (begins := mount.begins_at(b"always")) > mount.clock() else None,
+            "pace": None if worker is None else worker.adapter.status(),
+            "budget_left": None if (account := mount.account(mount.clock())) is None else account.left(mount.clock()),
             "states": {state.value: counts.get(state, 0) for state in State if state is not State.COLD},
             "deferred_reopens": [
                 {"path": show(deferred.path), "reason": deferred.reason} for deferred in mount.upper_ledger.deferred()

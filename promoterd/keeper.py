@@ -164,7 +164,7 @@ class Keeper:
             raise _cause(group, self.policy.mountpoint) from group
         finally:
             self._enter(Phase.CLOSING, None)
-            mount.stopping = True
+            mount.stop()
             self.mount = self.worker = None
             await self._give_back(mount, stack)
 

@@ -74,7 +74,7 @@ async def refill(mount: Mounted) -> None:
     await begin(mount)
     budget.keep_only(lambda path: mount.book.is_marked(path) or overlaps(path, mount.busy))
     mount.metrics.data_held(budget.held)
-    if policy is None or mount.paused is not None:
+    if policy is None or mount.paused is not None or mount.hold is not None:
         return
     now = mount.clock()
     due = [path for path in budget.lacking() if now >= budget.fill_again.get(path, 0.0)]
@@ -112,6 +112,7 @@ async def _fill(mount: Mounted, store: DataStore, path: bytes, room: int) -> Non
         while (size := await mount.run(next, steps, None)) is not None:
             if mount.stopping or mount.paused is not None or await mount.run(mount.free_space_lack) is not None:
                 break
+            mount.metrics.throttled(await mount.pace.settle())
             mount.metrics.throttled(await mount.throttle.take(size))
         await _count(mount, store, [path])
     except (MountGone, PoolClosed):

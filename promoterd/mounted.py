@@ -4,11 +4,12 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 import structlog
 
+from promoterd import spread
+from promoterd.allowance import Allowance
 from promoterd.backends.base import Backend
 from promoterd.book import Book
 from promoterd.budget import Budget
@@ -17,9 +18,13 @@ from promoterd.ledger import Ledger, UpperLedger
 from promoterd.metrics import MountMetrics
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
+from promoterd.pacing import Pace
 from promoterd.paths import display
 from promoterd.policy import MountPolicy
-from promoterd.pool import Pool, Throttle
+from promoterd.pool import Pool, PoolClosed, Throttle
+
+if TYPE_CHECKING:
+    from promoterd.holding import Hold
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -69,6 +74,20 @@ class Mounted:
     metrics: MountMetrics
     log: structlog.typing.FilteringBoundLogger
     clock: Callable[[], float]
+    pace: Pace = field(default_factory=Pace)
+    """The rate of all that is asked of the server."""
+    on_nfs: frozenset[bytes] = frozenset()
+    """Mount points of NFS that lower layers lie on."""
+    host: bytes = b""
+    """What tells this machine from others."""
+    opened_at: float = 0.0
+    allowance: Allowance | None = None
+    """How many requests promotion may make, if policy sets a budget."""
+    _accounted: float = 0.0
+    taking: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    """How many entries and directories each promotion that is under way will complete."""
+    hold: "Hold | None" = None
+    """What keeps the whole mount from promoting anything by itself."""
     disarm: Callable[[Sequence[bytes]], None] = _nothing
     rearm: Callable[[Sequence[bytes]], object] = _nothing
     heard: Callable[[], Sequence[bytes]] = _nobody
@@ -107,8 +126,33 @@ class Mounted:
         return display(self.overlay.mountpoint)
 
     async def run(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call a blocking function in this mount's pool."""
-        return await self.pool.run(partial(function, *args, **kwargs), what=getattr(function, "__qualname__", None))
+        """Call a blocking function in this mount's pool; what it asks of the server is reckoned."""
+
+        def call() -> T:
+            with self.pace.kept():
+                return function(*args, **kwargs)
+
+        return await self.pool.run(call, what=getattr(function, "__qualname__", None))
+
+    def stop(self) -> None:
+        """The work ends: nobody waits for the pace any more."""
+        self.stopping = True
+        self.pace.end(PoolClosed(self.pool.name))
+
+    def account(self, now: float) -> Allowance | None:
+        """The budget of requests, if policy sets one, with all that was asked so far."""
+        if self.allowance is not None:
+            self.allowance.spend(self.pace.reckoned - self._accounted, now)
+            self._accounted = self.pace.reckoned
+        return self.allowance
+
+    def begins_at(self, purpose: bytes) -> float:
+        """When this machine begins with what all machines do at their start; see :mod:`promoterd.spread`.
+
+        At once where no lower layer is on NFS: there is no server then that other machines ask as well.
+        """
+        within = self.policy.limits.start_spread if self.on_nfs else 0.0
+        return self.opened_at + spread.delay(self.host, purpose, within)
 
     async def with_layers(self, function: Callable[[Layers], T]) -> T:
         """Call a blocking function with the layers opened for that call alone (R16)."""

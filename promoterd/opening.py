@@ -9,6 +9,8 @@ from types import TracebackType
 
 import structlog
 
+from promoterd import host
+from promoterd.allowance import Allowance
 from promoterd.backends.base import Backend
 from promoterd.backends.choice import AUTO, backend_for, best, verdicts
 from promoterd.book import Book
@@ -17,11 +19,12 @@ from promoterd.errors import MountGone, NotPermitted, PromoterdError, UnfitMount
 from promoterd.ledger import DirectoryRecord, Ledger, UpperLedger
 from promoterd.metrics import Metrics, MountMetrics
 from promoterd.mounted import RETIRED, Mounted
-from promoterd.overlay import beneath, probe, xattrs
+from promoterd.overlay import beneath, nfs, probe, xattrs
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.lock import WriterLock
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import Scratch
+from promoterd.pacing import Pace
 from promoterd.paths import display
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, Throttle
@@ -32,6 +35,16 @@ BURST = 0.2
 """Seconds' worth of entries that are admitted at once: a low rate must not come in large bursts."""
 _SPARE_WORKERS = 2
 """Threads beside those that promote: for rechecks and activation while every promotion waits for the server."""
+
+
+def shared_out(concurrency: int, outstanding: int) -> tuple[int, int]:
+    """Threads of a mount, and lanes of each of its promotions: together at most ``outstanding`` calls at once (pure).
+
+    A thread, and a lane, waits for one answer before it asks anything else.
+    """
+    workers = min(concurrency + _SPARE_WORKERS, outstanding)
+    at_work = min(concurrency, workers)
+    return workers, max(1, min(concurrency, 1 + (outstanding - workers) // at_work))
 
 
 class OpenedMount:
@@ -84,21 +97,29 @@ class OpenedMount:
         known = known_upper(overlay.upper) if overlay.upper is not None else None
         _check_marks(overlay, chosen, ledger.of(known or upper_id))
         metrics = self._metrics.of(display(overlay.mountpoint), chosen.name)
-        pool = Pool(display(overlay.mountpoint), policy.limits.concurrency + _SPARE_WORKERS, policy.limits.stuck_after)
+        limits = policy.limits
+        workers, lanes = shared_out(limits.concurrency, limits.max_outstanding)
+        pool = Pool(display(overlay.mountpoint), workers, limits.stuck_after)
         stack.callback(pool.close)
+        budget = limits.request_budget
         mount = Mounted(
             overlay=overlay,
             policy=policy,
-            backend=_backend(chosen, overlay, policy),
+            backend=_backend(chosen, overlay, policy, lanes),
             backend_reason=reason,
             ledger=ledger,
             book=Book(ledger.of(upper_id), self._log, _counted(metrics)),
             pool=pool,
-            throttle=Throttle(policy.limits.entries_per_second),
-            rechecks=Throttle(policy.limits.recheck_requests_per_second),
+            throttle=Throttle(limits.entries_per_second),
+            rechecks=Throttle(limits.recheck_requests_per_second),
             metrics=metrics,
             log=self._log,
             clock=self._clock,
+            pace=Pace(waited_for=pool.goes_on),
+            on_nfs=nfs.mountpoints(overlay.lowers),
+            host=host.identity(),
+            opened_at=self._clock(),
+            allowance=None if budget is None else Allowance(budget.requests, budget.window),
             budget=Budget(0 if policy.copy_data is None else policy.copy_data.budget),
             paused=None if upper is None else upper.paused or (RETIRED if upper.retired else None),
             followed={record.path for record in ledger.of(upper_id).ancestors()},
@@ -158,9 +179,9 @@ def _remove_scratch(overlay: Overlay, scratch: Scratch) -> None:
         scratch.remove(layers.root, layers.upper)
 
 
-def _backend(chosen: type[Backend], overlay: Overlay, policy: MountPolicy) -> Backend:
+def _backend(chosen: type[Backend], overlay: Overlay, policy: MountPolicy, lanes: int) -> Backend:
     """The backend, with batches that are worth a fifth of a second at the rate that policy allows."""
-    rate, lanes = policy.limits.entries_per_second, policy.limits.concurrency
+    rate = policy.limits.entries_per_second
     batch = LARGEST_BATCH if rate is None else min(LARGEST_BATCH, max(1, round(rate * BURST / lanes)))
     return chosen(overlay, scratch=policy.scratch_bytes, batch=batch, lanes=lanes)
 

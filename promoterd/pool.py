@@ -62,6 +62,7 @@ class Pool:
         self._idle = 0
         self._closed = False
         self._drained: list[asyncio.Future[None]] = []
+        self._own = threading.local()
 
     async def run(self, work: Callable[[*Ts], T], *args: *Ts, what: str | None = None) -> T:
         """Call ``work`` in a thread, with the caller's context variables, and wait for what it returns or raises.
@@ -92,6 +93,12 @@ class Pool:
         with self._wake:
             running = [(call.description, now - call.started) for call in self._running]
         return sorted((entry for entry in running if entry[1] >= self.stuck_after), key=lambda entry: -entry[1])
+
+    def goes_on(self) -> None:
+        """The call in this thread has waited for a reason of its own: its time begins anew."""
+        call: _Call | None = getattr(self._own, "call", None)
+        if call is not None:
+            call.started = self._clock()
 
     @property
     def running(self) -> int:
@@ -135,6 +142,7 @@ class Pool:
     def _serve(self) -> None:
         while (call := self._next()) is not None:
             result, error = None, None
+            self._own.call = call
             try:
                 result = call.context.run(call.work)
             except BaseException as caught:  # noqa: BLE001 - it belongs to the awaiter, whatever it is
@@ -145,6 +153,7 @@ class Pool:
             _deliver(call.future, result, error)
             for future in drained:
                 _deliver(future, None, None)
+            self._own.call = None
             del call, result, error  # an idle thread must not keep the last result alive
 
     def _next(self) -> _Call | None:

@@ -6,6 +6,7 @@ from promoterd.backends.base import Busy, Plan
 from promoterd.errors import LedgerError, Refused
 from promoterd.mounted import Mounted
 from promoterd.paths import show
+from promoterd.shadowing import hold_back
 from promoterd.states import State
 from promoterd.units import format_duration
 
@@ -13,7 +14,9 @@ _IN_THE_END = 1000
 """So often in a row that lifetimes grow no more."""
 
 
-async def prime(mount: Mounted, plan: Plan, progress: Callable[[int, int], None] | None) -> int | None:
+async def prime(
+    mount: Mounted, plan: Plan, progress: Callable[[int, int], None] | None, *, by_hand: bool = False
+) -> int | None:
     """Read a directory once, and say when it is to be read again; returns how many entries it has.
 
     None, and nothing is done, where the backend's reading is of no use to anybody. Raises Refused where a directory is
@@ -30,10 +33,13 @@ async def prime(mount: Mounted, plan: Plan, progress: Callable[[int, int], None]
         mount.check_not_paused()
         if mount.stopping:
             raise Busy(path=show(path), reason="the daemon is stopping")
+        if not by_hand:
+            await hold_back(mount, path)
         entries += size
         mount.metrics.primed(size)
         if progress is not None:
             progress(entries, entries)
+        mount.metrics.throttled(await mount.pace.settle())
         mount.metrics.throttled(await mount.throttle.take(size))
     now = mount.clock()
     most = await mount.run(mount.backend.lasts, _IN_THE_END)

@@ -9,6 +9,7 @@ from functools import partial
 
 from promoterd.backends.base import Busy, MarkState, Plan
 from promoterd.errors import LedgerError, MountGone, PromoterdError, Refused, TripWire
+from promoterd.holding import take_room
 from promoterd.localdata import room_for
 from promoterd.marking import complete
 from promoterd.mounted import Mounted
@@ -56,17 +57,29 @@ class Promotion:
     broken_hardlinks: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a directory is to be promoted; see :func:`promote`."""
+
+    alone: bool = False
+    by_hand: bool = False
+    progress: Progress | None = None
+    why_not: Callable[[Plan], str | None] | None = None
+
+
 async def promote(
     mount: Mounted,
     path: bytes,
     *,
     alone: bool = False,
+    by_hand: bool = False,
     progress: Progress | None = None,
     why_not: Callable[[Plan], str | None] | None = None,
 ) -> Promotion:
     """Plan, shadow, verify and mark a directory with its closure, or ``alone``; its state says how that went.
 
-    ``why_not`` may find a plan not worth it, with the reason; the directory is then as hot as before.
+    ``by_hand``: neither hours nor the budget of requests hold it, for somebody wants it now. ``why_not`` may find a
+    plan not worth it, with the reason; the directory is then as hot as before.
 
     Raises TripWire while the mount is paused or when something broken was met, Refused where it is being worked on
     already, and MountGone. What these break off stands in the journal, for the next start.
@@ -77,7 +90,7 @@ async def promote(
     mount.busy.add(path)
     started = mount.clock()
     try:
-        done = await _promote(mount, path, alone, progress, why_not)
+        done = await _promote(mount, path, Way(alone, by_hand, progress, why_not))
     except Refused as refusal:
         done = Promotion(path, Outcome.REFUSED, reason=refusal.message, hint=refusal.hint)
         wait = refusal.fields.get("wait")
@@ -85,7 +98,9 @@ async def promote(
         _settle(mount, path, State.REFUSED, refusal, mount.clock() + retry)
     except Busy as busy:
         done = Promotion(path, Outcome.BUSY, reason=busy.message, hint=busy.hint)
-        _settle(mount, path, State.FAILED, busy, mount.clock() + _backoff(mount, path))
+        wait = busy.fields.get("wait")
+        retry = wait if isinstance(wait, float) else _backoff(mount, path)
+        _settle(mount, path, State.FAILED, busy, mount.clock() + retry)
     except TripWire as tripped:
         if not mount.book.is_marked(path):
             now, reason = mount.clock(), tripped.message
@@ -101,43 +116,39 @@ async def promote(
         raise
     finally:
         mount.busy.discard(path)
+        mount.taking.pop(path, None)
     mount.metrics.promoted(done.outcome.value, mount.clock() - started)
     return done
 
 
-async def _promote(
-    mount: Mounted,
-    path: bytes,
-    alone: bool,
-    progress: Progress | None,
-    why_not: Callable[[Plan], str | None] | None,
-) -> Promotion:
+async def _promote(mount: Mounted, path: bytes, way: Way) -> Promotion:
     now = mount.clock()
     if mount.book.state(path) is State.COLD:
         mount.book.move(path, State.HOT, now=now)
     terms = terms_for(mount.policy, path, round(now * NANOSECONDS), mount.book.is_restless)
-    if alone:
+    if way.alone:
         terms = replace(terms, recursive=False)
 
     def plan_it(layers: Layers) -> Plan:
         return mount.backend.plan(layers, path, terms)
 
     plan = await mount.with_layers(plan_it)
+    await mount.pace.settle()
     if not mount.backend.marks:
-        return await _without_marks(mount, plan, progress, now)
+        return await _without_marks(mount, plan, way, now)
     if not plan.directories:
         await settle(mount, path)
         return Promotion(path, Outcome.MARKED, (path,))
-    unpaid = why_not(plan) if why_not is not None else None
+    unpaid = way.why_not(plan) if way.why_not is not None else None
     if unpaid is not None:
         return _postponed(mount, plan, unpaid, now)
-    return await _mark(mount, plan, progress, now)
+    return await _mark(mount, plan, way, now)
 
 
-async def _without_marks(mount: Mounted, plan: Plan, progress: Progress | None, now: float) -> Promotion:
+async def _without_marks(mount: Mounted, plan: Plan, way: Way, now: float) -> Promotion:
     """Where the backend marks nothing: keep the directory known, or say what would be done."""
     path = plan.path
-    primed = await prime(mount, plan, progress)
+    primed = await prime(mount, plan, way.progress, by_hand=way.by_hand)
     if primed is not None:
         return Promotion(path, Outcome.PRIMED, (path,), primed)
     mount.log.info("would_promote", path=show(path), directories=len(plan.directories), entries=plan.entries)
@@ -153,10 +164,10 @@ def _postponed(mount: Mounted, plan: Plan, reason: str, now: float) -> Promotion
     return Promotion(plan.path, Outcome.POSTPONED, reason=reason)
 
 
-async def _mark(mount: Mounted, plan: Plan, progress: Progress | None, now: float) -> Promotion:
+async def _mark(mount: Mounted, plan: Plan, way: Way, now: float) -> Promotion:
     path = plan.path
-    await check_space(mount, path)
     _leave_out_begun(mount, plan)
+    await _check_limits(mount, plan)
     closure = [directory.path for directory in plan.directories]
     mount.upper_ledger.begin(path, "promote", "shadow", now)
     mount.book.move_all(closure, State.SHADOWING, now=now, backend=mount.backend.name)
@@ -167,7 +178,7 @@ async def _mark(mount: Mounted, plan: Plan, progress: Progress | None, now: floa
     mount.renew([directory for directory in plan.renewed if directory in heard and directory not in closure])
     try:
         async with room_for(mount, plan):
-            await shadow(mount, plan, progress)
+            await shadow(mount, plan, way.progress, by_hand=way.by_hand)
             mount.check_not_paused()
             mount.upper_ledger.step(path, "mark")
             marked = await complete(mount, plan)
@@ -200,6 +211,12 @@ async def _mark(mount: Mounted, plan: Plan, progress: Progress | None, now: floa
         mount.log.warning("hardlink_broken", path=show(link), reason="copied up without index=on, as policy allows")
     mount.log.info("promoted", path=show(path), directories=len(marked), entries=plan.entries)
     return Promotion(path, Outcome.MARKED, tuple(marked), plan.entries, broken_hardlinks=tuple(plan.broken_hardlinks))
+
+
+async def _check_limits(mount: Mounted, plan: Plan) -> None:
+    """Raise Busy where there is no room for it."""
+    await check_space(mount, plan.path)
+    await take_room(mount, plan)
 
 
 async def _look_after(mount: Mounted, path: bytes, closure: Sequence[bytes]) -> None:
@@ -247,7 +264,7 @@ async def resync(mount: Mounted, path: bytes) -> bool:
         try:
             await check_space(mount, path)
             async with room_for(mount, plan):
-                await shadow(mount, plan, None)
+                await shadow(mount, plan, None, by_hand=True)  # what is complete is kept true at any time
                 marked = await complete(mount, plan)
         except BaseException:
             mount.unsettled = True  # it may be no mark any more, or in line in part

@@ -1,7 +1,6 @@
 """When what is compared with the server: complete directories, growing ones, and those that only follow."""
 
 import asyncio
-import zlib
 from collections.abc import Callable, Iterable
 
 from promoterd.errors import Refused, TripWire
@@ -11,6 +10,7 @@ from promoterd.mounted import Mounted
 from promoterd.paths import ancestors, show
 from promoterd.promotion import promote
 from promoterd.reopen import reopen_deferred
+from promoterd.spread import around
 from promoterd.staleness import follow, recheck
 from promoterd.states import MARKED, State
 
@@ -18,12 +18,6 @@ WITHOUT_RULE = 600.0
 """Seconds between two looks at a directory that no rule of the policy governs."""
 _SHARE = 0.25
 _BOUNDS = (0.5, 30.0)
-_SPREAD = 0.1
-
-
-def spread(path: bytes, interval: float) -> float:
-    """The interval ±10 %, by the path, so that not all directories come due at once (pure)."""
-    return interval * (1 - _SPREAD + 2 * _SPREAD * (zlib.crc32(path) % 1000) / 1000)
 
 
 class Rechecker:
@@ -53,6 +47,7 @@ class Rechecker:
             record.path
             for record in mount.book.in_states(MARKED)
             if now >= (record.last_checked or 0.0) + self._interval_of(record.path)
+            and now >= mount.begins_at(b"recheck/" + record.path)
         ]
         if due:
             for path in await recheck(mount, due, self._to_verify(due, now)):
@@ -72,7 +67,7 @@ class Rechecker:
     async def _complete_chains(self, now: float) -> None:
         """Ancestors that were too young, or else not fit, when a directory below them was completed."""
         mount = self.mount
-        if not mount.backend.resyncs or mount.paused is not None:
+        if not mount.backend.resyncs or mount.paused is not None or mount.hold is not None:
             return
         above = {path for record in mount.book.in_states(MARKED) for path in ancestors(record.path)}
         for path in sorted(above, reverse=True):
@@ -93,7 +88,7 @@ class Rechecker:
         for path in paths:
             record, rule = self.mount.book.get(path), self.mount.policy.rule_for(path)
             last = self._verified_at.setdefault(path, now if record is None else record.marked_at or now)
-            if rule is not None and now >= last + spread(path, rule.verify):
+            if rule is not None and now >= last + around(self.mount.host, path, rule.verify):
                 due.add(path)
                 self._verified_at[path] = now
         return due
@@ -119,10 +114,15 @@ class Rechecker:
         await follow(self.mount, self._due(self.mount.followed - cared_for, now))
 
     def _due(self, paths: Iterable[bytes], now: float) -> list[bytes]:
-        due = [path for path in paths if now >= self._looked_at.get(path, 0.0) + self._interval_of(path)]
+        begins_at = self.mount.begins_at
+        due = [
+            path
+            for path in paths
+            if now >= self._looked_at.get(path, 0.0) + self._interval_of(path) and now >= begins_at(b"recheck/" + path)
+        ]
         self._looked_at.update(dict.fromkeys(due, now))
         return sorted(due)
 
     def _interval_of(self, path: bytes) -> float:
         rule = self.mount.policy.rule_for(path)
-        return spread(path, WITHOUT_RULE if rule is None else rule.recheck)
+        return around(self.mount.host, path, WITHOUT_RULE if rule is None else rule.recheck)

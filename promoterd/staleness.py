@@ -11,6 +11,7 @@ from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath, mounts, syscalls
 from promoterd.overlay.listing import Layers
+from promoterd.pacing import owe
 from promoterd.paths import ancestors, display, is_below, show
 from promoterd.queueing import overlaps
 from promoterd.reopen import reopen_wanted
@@ -68,6 +69,7 @@ def examine(mount: Mounted, path: bytes, layers: Layers, asked: Collection[bytes
         if directory in asked:
             continue
         for index in contributing:  # asked for its attributes, the client looks names in it up anew (nfs(5), actimeo)
+            owe(1)
             with beneath.opened(layers.lowers[index], directory) as lower:
                 syscalls.statx(lower, force_sync=True)
     if found.mark is MarkState.OPEN:
@@ -137,6 +139,7 @@ async def _follow_children(mount: Mounted, path: bytes) -> None:
         return
     if children:
         await mount.rechecks.take(len(children))
+        await mount.pace.settle()
         await follow(mount, children)
 
 
@@ -157,6 +160,7 @@ async def _examine_all(mount: Mounted, paths: Sequence[bytes]) -> list[Finding]:
             continue
         way = {b"", *ancestors(path)}
         await mount.rechecks.take(1 + len(way - asked))
+        await mount.pace.settle()
         try:
             findings.append(await mount.with_layers(partial(examine, mount, path, asked=frozenset(asked))))
             asked |= way

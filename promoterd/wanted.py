@@ -60,7 +60,7 @@ async def promote_by_hand(mount: Mounted, path: bytes, progress: Progress | None
     record = mount.book.get(path)
     if record is not None and record.state in (State.REFUSED, State.FAILED):
         mount.book.move(path, State.HOT, now=mount.clock(), attempts=0, retry_at=None)
-    return await promote(mount, path, progress=progress)
+    return await promote(mount, path, by_hand=True, progress=progress)
 
 
 def _walk(mount: Mounted) -> Walk:

@@ -8,6 +8,7 @@ from enum import StrEnum
 from functools import partial
 
 from promoterd.errors import Refused
+from promoterd.holding import wait_for_budget
 from promoterd.mounted import Mounted
 from promoterd.overlay import beneath
 from promoterd.overlay.listing import Layers
@@ -107,6 +108,8 @@ async def warm_one(mount: Mounted, path: bytes, *, dry_run: bool = False) -> War
             return Warmed(path, Warmth.ALREADY)
         elif mount.stopping:
             return Warmed(path, Warmth.LEFT)
+        elif wait_for_budget(mount, mount.clock()) > 0:
+            await asyncio.sleep(_LOOK_AGAIN)
         else:
             try:
                 return _told(mount, await promote_by_hand(mount, path, None))

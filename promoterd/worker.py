@@ -1,10 +1,12 @@
 """The work on one mount as long as it is there: hear, promote, activate, recheck."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 
+from promoterd import holding
 from promoterd.activating import BACKOFF_MOST, activate
+from promoterd.adapting import Adapter
 from promoterd.errors import PromoterdError, TripWire
 from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
@@ -12,6 +14,7 @@ from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
 from promoterd.overlay.nfs import longest_round_trip
 from promoterd.paths import show
+from promoterd.payback import Payback
 from promoterd.pool import PoolClosed
 from promoterd.priming import let_go
 from promoterd.promotion import promote
@@ -49,6 +52,7 @@ class Worker:
         self.ranking = Ranking(mount, tracker)
         self.warmer = Warmer(mount, self.look)
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
+        self.adapter = Adapter(mount)
 
     # HeatSink
 
@@ -94,10 +98,10 @@ class Worker:
         if kept or self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
         await self._remembering.load()
-        others = (self._measure, self._rechecker.run, self._finder.run, self._remembering.run, self.warmer.run)
+        others = (self._rechecker.run, self._finder.run, self._remembering.run, self.warmer.run, self.adapter.run)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for loop in (self._hear, self._promote, self._activate, *others):
+                for loop in (self._hear, self._measure, self._promote, self._activate, *others):
                     tasks.create_task(loop())
         finally:
             self._remembering.save()
@@ -119,6 +123,7 @@ class Worker:
     async def _promote(self) -> None:
         try:
             while True:
+                await self._look_at_hold()
                 for path in self._next():
                     task = asyncio.create_task(self._promote_one(path))
                     self._promotions.add(task)
@@ -134,24 +139,36 @@ class Worker:
 
     def _next(self) -> Sequence[bytes]:
         mount, now = self.mount, self.mount.clock()
-        if mount.paused is not None or (mount.overlay.read_only and mount.backend.marks):
-            let_go(mount, (), now)
-            return ()
         hot = self.ranking.hot(now)
         ranked = self._ranked(hot)
+        if mount.hold is not None or mount.paused is not None or (mount.overlay.read_only and mount.backend.marks):
+            let_go(mount, (), now)
+            self._show_backlog(hot, ranked)
+            return ()
         let_go(mount, ranked, now)
-        waiting = [path for path in ranked if mount.book.state(path) is not State.PRIMED]
-        mount.metrics.backlog(len(waiting), sum(hot[path].saved for path in waiting if path in hot))
+        self._show_backlog(hot, ranked)
         room = mount.policy.limits.concurrency - len(mount.busy)
         return list(choose(ranked, mount.book.get, mount.busy, room, now))
+
+    async def _look_at_hold(self) -> None:
+        """Whether something keeps the whole mount from promoting anything; as before where that cannot be told."""
+        with suppress(OSError):
+            await holding.look(self.mount)
+
+    def _show_backlog(self, hot: Mapping[bytes, Payback], ranked: Iterable[bytes]) -> None:
+        waiting = [path for path in ranked if self.mount.book.state(path) is not State.PRIMED]
+        self.mount.metrics.backlog(len(waiting), sum(hot[path].saved for path in waiting if path in hot))
 
     def _ranked(self, hot: Iterable[bytes]) -> list[bytes]:
         """What is hot enough or wanted for another reason, the most urgent first, promoted directories left out."""
         others = sorted(path for path in self._others() if not self.mount.book.is_marked(path))
-        return list(dict.fromkeys([*hot, *others, *self.warmer.candidates()]))
+        may_warm = self.mount.clock() >= self.mount.begins_at(b"warm")
+        return list(dict.fromkeys([*hot, *others, *(self.warmer.candidates() if may_warm else ())]))
 
     def _others(self) -> set[bytes]:
-        return self.wanted | self._finder.always
+        """What is to be promoted in any case, once this machine's moment has come."""
+        mount = self.mount
+        return self.wanted | self._finder.always if mount.clock() >= mount.begins_at(b"always") else set()
 
     async def _promote_one(self, path: bytes) -> None:
         mount = self.mount

@@ -16,7 +16,7 @@ from promoterd.overlay import ghosts
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers
 from promoterd.promotion import promote
-from promoterd.rechecking import Rechecker, spread
+from promoterd.rechecking import Rechecker
 from promoterd.reopen import reopen_wanted
 from promoterd.staleness import recheck, too_many_vanished
 from promoterd.states import State
@@ -49,14 +49,6 @@ FAILURES = [OSError(errno.ESTALE, "Stale file handle"), Refused(path="/r0", reas
 def test_too_many_vanished(vanished: int, checked: int, too_many: bool) -> None:
     """More than 5 %, and at least 3 (R1)."""
     assert too_many_vanished(vanished, checked) is too_many
-
-
-def test_rechecks_are_spread_by_the_path_and_stay_where_they_are() -> None:
-    intervals = [spread(b"lib/%d" % number, 600.0) for number in range(1000)]
-    assert 540 <= min(intervals) < 545
-    assert 655 < max(intervals) <= 660
-    assert abs(sum(intervals) / 1000 - 600) < 5
-    assert spread(b"lib/7", 600.0) == intervals[7]
 
 
 @contextmanager

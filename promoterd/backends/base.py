@@ -147,6 +147,8 @@ class Backend(ABC):
     name: ClassVar[str]
     marks: ClassVar[bool]
     """False for a backend that never changes anything."""
+    requests_per_entry: ClassVar[float] = 0.1
+    """About how many requests to the server shadowing an entry takes: what a batch may have of them goes by it."""
     uses_scratch: ClassVar[bool] = False
     """Whether it needs the scratch directory in the overlay (R17)."""
     resyncs: ClassVar[bool] = False
@@ -160,7 +162,7 @@ class Backend(ABC):
     """Whether a mark took effect if, and only if, the overlay made the directory's inode after it (R13)."""
 
     def __init__(self, overlay: Overlay, *, scratch: bytes, batch: int = 512, lanes: int = 2) -> None:
-        """``batch``: entries between two looks at the throttle; ``lanes``: directories worked on side by side."""
+        """``batch``: entries between two looks at the throttle, it may change; ``lanes``: directories at a time."""
         self.overlay = overlay
         self.scratch = scratch
         self.batch = batch

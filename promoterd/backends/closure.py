@@ -49,6 +49,7 @@ def _plan(layers: Layers, path: bytes, terms: Terms, *, needs_redirects: bool, a
     waiting = _root_of_closure(layers, path)
     entries = 0
     while waiting:
+        layers.breathe()
         directory, contributing = waiting.pop()
         demands = terms.of(directory)
         if demands.forbidden is not None:

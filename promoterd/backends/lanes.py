@@ -1,5 +1,6 @@
 """Work on several directories side by side, never on one directory in two threads."""
 
+import contextvars
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,12 +9,12 @@ Piece = tuple[bytes, list[tuple[str, int]]]
 """A directory, and some of its entries with their modes."""
 
 
-def steps(pieces: Iterable[Piece], most: int) -> Iterator[list[Piece]]:
-    """Pieces in portions of about ``most`` entries (pure)."""
+def steps(pieces: Iterable[Piece], most: Callable[[], int]) -> Iterator[list[Piece]]:
+    """Pieces in portions of about ``most`` entries, which may change meanwhile (pure)."""
     step: list[Piece] = []
     size = 0
     for piece in pieces:
-        if step and size + len(piece[1]) > most:
+        if step and size + len(piece[1]) > most():
             yield step
             step, size = [], 0
         step.append(piece)
@@ -53,7 +54,10 @@ def side_by_side(calls: Sequence[Callable[[], None]]) -> None:
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             errors[number] = error
 
-    threads = [threading.Thread(target=run, args=(number,), daemon=True) for number in range(1, len(calls))]
+    threads = [
+        threading.Thread(target=contextvars.copy_context().run, args=(run, number), daemon=True)
+        for number in range(1, len(calls))
+    ]
     for thread in threads:
         thread.start()
     if calls:

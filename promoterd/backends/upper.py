@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory, Traces
 from promoterd.backends.lanes import Piece, side_by_side, spread, steps
@@ -25,9 +25,12 @@ from promoterd.overlay.listing import Layers, LowerListing, UpperEntry
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.scratch import lane
 from promoterd.overlay.shadows import completion_of, is_unmodified_shadow, others_own
+from promoterd.pacing import owe
 from promoterd.paths import show
 from promoterd.payback import COPIED_UP, Prices
 from promoterd.provenance import Provenance, decode
+
+T = TypeVar("T")
 
 PASSES = 8
 """How often a directory that keeps changing is verified again before it counts as busy."""
@@ -40,6 +43,7 @@ class UpperBackend(Backend):
     """Shadows by copy-up through the live overlay; subclasses say how a directory is marked."""
 
     marks: ClassVar[bool] = True
+    requests_per_entry: ClassVar[float] = 6.0
     uses_scratch: ClassVar[bool] = True
     mark_value: ClassVar[bytes]
 
@@ -65,14 +69,14 @@ class UpperBackend(Backend):
         with self._shared_parents, Layers(self.overlay) as layers:
             adopt_ancestors(layers, plan.path)
             adopt(layers, plan.path, layers.contributing(plan.path))
-        for start in range(0, len(plan.directories), self.batch):
-            directories = plan.directories[start : start + self.batch]
+        for directories in self._batches(plan.directories):
             yield sum(directory.path != plan.path for directory in directories)  # it is no entry of its own
             with Layers(self.overlay) as layers:
                 for directory in directories:
+                    owe(1)
                     # it keeps a full one's own times, and follows lower's attributes once it is reopened (R2)
                     adopt(layers, directory.path, directory.layers)
-        for step in steps(self._pieces(plan), self.batch * self.lanes):
+        for step in steps(self._pieces(plan), lambda: self.batch * self.lanes):
             yield sum(len(names) for _, names in step)
             side_by_side([partial(self._copy_pieces_up, pieces) for pieces in spread(step, self.lanes)])
 
@@ -81,8 +85,16 @@ class UpperBackend(Backend):
         for directory in plan.directories:
             with Layers(self.overlay) as layers:
                 work = self._unshadowed(layers, directory, layers.list_upper(directory.path))
-            for start in range(0, len(work), self.batch):
-                yield directory.path, work[start : start + self.batch]
+            for batch in self._batches(work):
+                yield directory.path, batch
+
+    def _batches(self, things: list[T]) -> Iterator[list[T]]:
+        """In their order, each as large as a batch is when it is taken."""
+        start = 0
+        while start < len(things):
+            size = self.batch
+            yield things[start : start + size]
+            start += size
 
     def complete(self, plan: Plan) -> list[bytes]:
         """Passes over the closure until one finds nothing to do and no change, then make it durable and mark it."""
@@ -206,6 +218,7 @@ class UpperBackend(Backend):
             for path, batch in pieces:
                 with beneath.opened(layers.root, path) as directory:
                     for name, mode in batch:
+                        owe(self.requests_per_entry)
                         try:
                             copyup.copy_up(directory, name, mode, own)
                         except OSError as error:

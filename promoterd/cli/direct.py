@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeVar
 
 from promoterd import log
+from promoterd.adapting import adapted
 from promoterd.cli.output import warn
 from promoterd.errors import Interrupted, MountGone
 from promoterd.ledger import Ledger
@@ -63,7 +64,8 @@ async def _work_on(policy: Policy, configured: MountPolicy, work: Work[T], *, wr
                 interruption.mount = mount
                 if writing:
                     await interruption.wait_for(reconcile(mount, rebuild=not mount.book.counts()))
-                return await interruption.wait_for(work(mount))
+                async with adapted(mount):
+                    return await interruption.wait_for(work(mount))
             finally:
                 await _until_idle(mount.pool)
         except PoolClosed as error:

@@ -58,8 +58,8 @@ def _mount(mount: Mapping[str, Any]) -> Table:
         facts.add_row("", _text(f"`promoterd doctor {mount['mountpoint']}` says what it needs"))
     if "backend" in mount:
         facts.add_row("backend", _text(mount["backend"]))
-    if mount.get("paused"):
-        facts.add_row("paused", _text(f"{mount['paused']} (`promoterd resume` ends it)", "red"))
+    for name, text in _restraint(mount):
+        facts.add_row(name, text)
     if "states" in mount:
         counts = [f"{number} {state}" for state, number in mount["states"].items() if number]
         facts.add_row("directories", _text(", ".join(counts) or "all cold"))
@@ -81,6 +81,32 @@ def _heat(mount: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
         yield "", _text(f"not {name}: {reason}")
     if "heat_sources" in mount and not mount["heat_sources"]:
         yield "heat source", _text("none: the log says why; directories are promoted by hand alone", "red")
+
+
+def _restraint(mount: Mapping[str, Any]) -> Iterator[tuple[str, Text]]:
+    """What keeps the daemon from promoting, or from promoting faster."""
+    if mount.get("paused"):
+        yield "paused", _text(f"{mount['paused']} (`promoterd resume` ends it)", "red")
+    if mount.get("held"):
+        yield "held", _text(mount["held"]["text"], "yellow")
+    if mount.get("begins_at"):
+        clock = time.strftime("%T", time.localtime(mount["begins_at"]))
+        yield "begins", _text(f"with `promote: always` at {clock} (limits.start_spread)")
+    pace = mount.get("pace")
+    if pace and (pace["most"] is None or pace["requests_per_second"] < pace["most"]):
+        yield "pace", _text(_pace(pace))
+    if mount.get("budget_left") is not None:
+        yield "budget", _text(f"{mount['budget_left']:,.0f} requests left")
+
+
+def _pace(pace: Mapping[str, Any]) -> str:
+    """How fast the server is asked, and why not faster."""
+    most = "" if pace["most"] is None else f" of {pace['most']:,.0f}"
+    answers = ""
+    if pace["answer_seconds"] is not None:
+        took, usual = (f"{1000 * pace[which]:.2g} ms" for which in ("answer_seconds", "usual_seconds"))
+        answers = f"; answers took {took}, usually {usual}"
+    return f"{pace['requests_per_second']:,.0f}{most} requests per second{answers}"
 
 
 def _amount(size: int) -> str:

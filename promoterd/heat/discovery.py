@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from promoterd.overlay import beneath, xattrs
+from promoterd.pacing import listed, owe
 from promoterd.paths import ancestors, join
 
 _UNREADABLE = frozenset({errno.EXDEV, errno.ESTALE, errno.ENAMETOOLONG, errno.EACCES})
@@ -64,6 +65,7 @@ class Walk:
             with self._roots() as roots:
                 for path, layers in chunk:
                     self.listed += 1
+                    owe(2)
                     names, merged = self._children(roots, path, layers)
                     children = (join(path, os.fsencode(name)) for name in names)
                     waiting.extend((child, merged) for child in children if self.may_promote_below(child))
@@ -94,7 +96,7 @@ class Walk:
             found.append(number)
             try:
                 with os.scandir(directory) as entries:
-                    for entry in entries:
+                    for entry in listed(entries) if number == layers[-1] else entries:
                         itself = entry.is_dir(follow_symlinks=False)
                         if itself or number != layers[-1]:  # a whiteout or file hides what the layers below have
                             is_directory.setdefault(entry.name, itself)

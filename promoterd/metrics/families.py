@@ -20,6 +20,8 @@ REOPENS = ("live", "deferred", "offline")
 EFFECTS = ("active", "pinned")
 WARMING = ("complete", "waiting", "failed", "gone", "forbidden")
 """How far a directory that is to be warmed can be."""
+HOLDS = ("maintenance", "budget", "entries", "inodes")
+"""What can keep a whole mount from promoting."""
 _PROMOTION_SECONDS = (0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
 _ACTIVATION_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
@@ -43,7 +45,7 @@ class Families:
             "Requests that the server would be spared if all that waits were promoted.",
             "mount",
         )
-        self.throttled = self._counter("throttled_seconds", "Time that promotions waited for their rate.", "mount")
+        self._add_pace()
         self.activations = self._counter("activations", "Reconfigures that were to bring marks into effect.", "mount")
         self.activation_effects = self._counter(
             "activation_effects", "Directories looked at after an activation, by what it did.", "mount", "effect"
@@ -93,6 +95,17 @@ class Families:
         self.build_info.labels(__version__, platform.python_version(), platform.release()).set(1)
         for result in ("given", "withheld"):
             self.watchdog_beats.labels(result)
+
+    def _add_pace(self) -> None:
+        """How fast the server is asked, and what keeps it from being asked more."""
+        self.throttled = self._counter("throttled_seconds", "Time that promotions waited for their rate.", "mount")
+        self.requests_per_second = self._gauge("requests_per_second", "Rate that adapts to the server.", "mount")
+        self.rate_cuts = self._counter("rate_cuts", "Times that it was cut because the server was slow.", "mount")
+        self.answer_seconds = self._gauge("answer_seconds", "Time that the server took to answer of late.", "mount")
+        self.usual_seconds = self._gauge("answer_usual_seconds", "Time that it usually takes for the same.", "mount")
+        self.requests = self._counter("requests", "Requests to the server, as the daemon reckons them.", "mount")
+        self.budget_left = self._gauge("budget_left_requests", "Requests left of the budget.", "mount")
+        self.is_held = self._gauge("promotion_held", "1 for what keeps the mount from promoting.", "mount", "reason")
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="promoterd", registry=self.registry)

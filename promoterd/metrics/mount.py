@@ -7,6 +7,7 @@ from functools import partial
 from promoterd.heat.base import Kind, Part, SourceStats
 from promoterd.heat.choice import FANOTIFY, INOTIFY, NFS_TRACE
 from promoterd.metrics.families import EFFECTS, OUTCOMES, REOPENS, WARMING, Families
+from promoterd.metrics.pace import PaceMetrics
 from promoterd.states import State
 
 
@@ -22,6 +23,7 @@ class MountMetrics:
         self._backlog = metrics.backlog.labels(mount)
         self._expected_savings = metrics.expected_savings.labels(mount)
         self._throttled = metrics.throttled.labels(mount)
+        self.pace = PaceMetrics(metrics, mount)
         self._activations = metrics.activations.labels(mount)
         self._effects = {effect: metrics.activation_effects.labels(mount, effect) for effect in EFFECTS}
         self._activation_seconds = metrics.activation_seconds.labels(mount)

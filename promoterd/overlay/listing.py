@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
+from promoterd import pacing
 from promoterd.errors import Refused
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import AttributeTable
@@ -122,6 +123,18 @@ class Layers:
     ) -> None:
         self._stack.close()
 
+    def breathe(self) -> None:
+        """Wait for the pace of what is asked of the server, and keep nothing open meanwhile (R16).
+
+        Call it where no descriptor is open that was made from these. Raises MountGone, OSError.
+        """
+        if pacing.debt():
+            self._stack.close()
+            try:
+                pacing.pay()
+            finally:
+                self.__enter__()
+
     def contributing(self, path: bytes) -> tuple[int, ...]:
         """Indexes of the lower layers whose directories are merged at ``path``, top first, whatever upper says.
 
@@ -136,6 +149,7 @@ class Layers:
         """As :func:`contributing`, where the parent's layers are known already."""
         found = []
         for index in parent:
+            pacing.owe(1)
             try:
                 descriptor = beneath.open_beneath(self.lowers[index], path, os.O_PATH)
             except OSError as error:
@@ -173,6 +187,7 @@ class Layers:
         listing = LowerListing((), AttributeTable() if with_attributes else None)
         hidden: set[str] = set()
         for index in layers:
+            pacing.owe(2)
             with opened_to_read(self.lowers[index], path) as directory:
                 stamps.append(stamp(directory))
                 forget_pages(directory)
@@ -184,6 +199,7 @@ class Layers:
         """The stamps of the lower directories at ``path`` now; fewer than ``layers`` where one is gone."""
         found = []
         for index in layers:
+            pacing.owe(1)
             try:
                 with beneath.opened(self.lowers[index], path) as directory:
                     found.append(stamp(directory))
@@ -256,7 +272,7 @@ def scanned_anew(root: int, path: bytes) -> Iterator[Iterator[os.DirEntry[str]]]
     with opened_to_read(root, path) as directory:
         forget_pages(directory)
         with os.scandir(directory) as found:
-            yield found
+            yield pacing.listed(found)
 
 
 def _read_lower(directory: int, listing: LowerListing, hidden: set[str], layer: int) -> None:
@@ -267,7 +283,7 @@ def _read_lower(directory: int, listing: LowerListing, hidden: set[str], layer: 
     attributes = syscalls.attributes_of(directory)
     prefix = f"/proc/self/fd/{directory}/"
     with os.scandir(directory) as found:
-        for item in found:
+        for item in pacing.listed(found):
             name = item.name
             if name in listing.entries or name in hidden:
                 continue

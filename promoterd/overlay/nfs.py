@@ -132,6 +132,11 @@ def shortest_lifetimes(layers: Sequence[bytes]) -> Lifetimes | None:
     return Lifetimes(min(one.least for one in known), min(one.most for one in known)) if known else None
 
 
+def mountpoints(layers: Sequence[bytes]) -> frozenset[bytes]:
+    """Of the NFS mounts that layers lie on. May wait for their servers. Raises OSError."""
+    return frozenset(entry.mountpoint for _, entry in _on_nfs(layers))
+
+
 def _on_nfs(layers: Sequence[bytes]) -> list[tuple[bytes, MountEntry]]:
     tree = MountTree(read())
     found = ((layer, tree.at(os.path.realpath(layer))) for layer in layers if layer.startswith(b"/"))

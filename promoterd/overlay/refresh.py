@@ -12,6 +12,7 @@ from contextlib import suppress
 
 from promoterd.overlay import beneath, syscalls
 from promoterd.overlay.listing import forget_pages, open_to_read
+from promoterd.pacing import listed, owe
 
 
 def read_anew(lower: bytes, path: bytes, batch: int, above: Iterable[bytes] = ()) -> Iterator[int]:
@@ -24,7 +25,7 @@ def read_anew(lower: bytes, path: bytes, batch: int, above: Iterable[bytes] = ()
         forget_pages(directory)
         seen = 0
         with os.scandir(directory) as found:
-            for item in found:
+            for item in listed(found):
                 with suppress(FileNotFoundError):
                     item.stat(follow_symlinks=False)
                 seen += 1
@@ -43,7 +44,9 @@ def _opened(lower: bytes, path: bytes, above: Iterable[bytes]) -> int:
     try:
         for other in above:
             with beneath.opened(root, other) as directory:
+                owe(1)
                 syscalls.statx(directory, force_sync=True)
+        owe(1)
         opened = open_to_read(root, path)
     finally:
         os.close(root)

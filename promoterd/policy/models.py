@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, PrivateAttr, field_validator
 
 from promoterd.policy.copying import CopyData
 from promoterd.policy.fields import AbsolutePath, Listen, Name, SocketPath, host_and_port
-from promoterd.policy.mounts import AUTO, Expected, HeatPolicy, Limits, MountPolicy
+from promoterd.policy.mounts import AUTO, Expected, HeatPolicy, Limits, MountPolicy, RequestBudget
 from promoterd.policy.rules import Rule
 from promoterd.policy.section import Section, empty_is_default
 from promoterd.policy.warming import WarmPolicy
@@ -26,6 +26,7 @@ __all__ = [
     "MetricsPolicy",
     "MountPolicy",
     "Policy",
+    "RequestBudget",
     "Rule",
     "Section",
     "WarmPolicy",

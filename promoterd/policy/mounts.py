@@ -12,7 +12,8 @@ from promoterd.policy.near import either, nearest
 from promoterd.policy.rules import Rule
 from promoterd.policy.section import Section, empty_is_default
 from promoterd.policy.warming import WarmPolicy, lists_alone
-from promoterd.units import Duration, InvalidValueError, Share, ShareOrCount, ShareOrSize, shown
+from promoterd.policy.windows import WINDOW, WindowText
+from promoterd.units import Allowed, Duration, InvalidValueError, Share, ShareOrCount, ShareOrSize, shown
 
 AUTO: Final = "auto"
 
@@ -65,6 +66,17 @@ class Expected(Section):
     )
 
 
+class RequestBudget(Section):
+    """How many requests promotion may make in how much time."""
+
+    requests: int = Field(
+        ge=1,
+        le=10**12,
+        description="So many requests, as the daemon reckons them; rechecks count, and are made all the same.",
+    )
+    window: Duration = Field(default=3600.0, gt=0, description="In any time of this length.")
+
+
 class Limits(Section):
     """What promotion may cost a mount."""
 
@@ -73,6 +85,22 @@ class Limits(Section):
         ge=1,
         le=10_000_000,
         description="Entries copied up, or read by `prime`, in a second, all directories together.",
+    )
+    adaptive: bool = Field(
+        default=True,
+        description="On NFS, ask the server less as soon as it answers more slowly than usual, and more again when it "
+        "does not. `false`: only the fixed limits hold.",
+    )
+    max_outstanding: int = Field(
+        default=6,
+        ge=1,
+        le=256,
+        description="At most so many requests to the server wait for their answers at the same time.",
+    )
+    request_budget: RequestBudget | None = Field(
+        default=None,
+        description="How many requests promotion may make in how much time; when they are used up it waits. Nothing "
+        "here: no such budget.",
     )
     recheck_requests_per_second: Rate = Field(
         default=100,
@@ -87,6 +115,21 @@ class Limits(Section):
     )
     min_free_inodes: ShareOrCount = Field(
         default=Share(0.05), description="Stop copying up when the upper file system has fewer inodes than this left."
+    )
+    max_inodes: ShareOrCount = Field(
+        default=Share(0.5),
+        description="Promote nothing more when complete directories take up so many inodes of the upper file system.",
+    )
+    max_promoted_entries: Rate = Field(
+        default=None,
+        ge=1,
+        le=10**12,
+        description="Promote nothing more when complete directories have so many entries, all together.",
+    )
+    start_spread: Duration = Field(
+        default=300.0,
+        description="On NFS, each machine begins with what all do at their start (rechecks, `warm`, rules with "
+        "`promote: always`) at a moment of its own within this time. What is hot is promoted at once.",
     )
     stuck_after: Duration = Field(
         default=30.0, gt=0, description="A file system call that takes longer than this makes the mount count as stuck."
@@ -110,6 +153,11 @@ class MountPolicy(Section):
     )
     limits: Annotated[Limits, BeforeValidator(empty_is_default)] = Field(
         default_factory=Limits, description="What promotion may cost here."
+    )
+    maintenance: Annotated[list[WindowText], Allowed(f"a list of windows, each with {WINDOW}")] = Field(
+        default=[],
+        description="The only times in which anything is promoted by itself, by this machine's clock. Rechecks go on, "
+        "and what is wanted by hand is promoted, at any time. Nothing here: always.",
     )
     copy_data: CopyData | None = Field(
         default=None,

@@ -23,6 +23,7 @@ from promoterd.policy.models import (
     MetricsPolicy,
     MountPolicy,
     Policy,
+    RequestBudget,
     Rule,
     WarmPolicy,
 )
@@ -40,6 +41,7 @@ TABLES: Final[dict[str, type[Section]]] = {
         HeatPolicy,
         Expected,
         Limits,
+        RequestBudget,
         CopyData,
         WarmPolicy,
         Rule,
@@ -79,16 +81,8 @@ def _defaults(model: type[Section]) -> dict[str, Any]:
         return part if isinstance(part, model) else next((match for match in found if match), None)
 
     smallest = parse_policy(_SMALLEST)
-    part = search(smallest) or (model() if not _requires(model) else None)
-    if part is None:
-        fields = model.model_fields.items()
-        return {name: field.get_default(call_default_factory=True) for name, field in fields if not field.is_required()}
+    part = search(smallest) or model.model_construct()  # without what is required
     return part.model_dump(mode="json")
-
-
-def _requires(model: type[Section]) -> bool:
-    """Whether it has keys without a default."""
-    return any(field.is_required() for field in model.model_fields.values())
 
 
 def _allowed(field: FieldInfo) -> str:
@@ -104,7 +98,7 @@ def _cell(default: object) -> str:
     if isinstance(default, dict):
         return "*its defaults*"
     if isinstance(default, list):
-        return ", ".join(map(_cell, default))
+        return ", ".join(map(_cell, default)) or "nothing"
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"

@@ -17,13 +17,13 @@ def sizes(pieces: list[Piece]) -> list[tuple[bytes, int]]:
 def test_steps_keep_the_order_and_stay_below_the_limit_where_pieces_allow_it() -> None:
     given = [piece(b"a", 3), piece(b"a", 2), piece(b"b", 4), piece(b"c", 9), piece(b"d", 1)]
 
-    assert [sizes(step) for step in steps(given, 6)] == [
+    assert [sizes(step) for step in steps(given, lambda: 6)] == [
         [(b"a", 3), (b"a", 2)],
         [(b"b", 4)],
         [(b"c", 9)],
         [(b"d", 1)],
     ]
-    assert list(steps([], 6)) == []
+    assert list(steps([], lambda: 6)) == []
 
 
 def test_a_directory_is_never_on_two_lanes() -> None:

@@ -196,7 +196,7 @@ def test_log_and_metrics(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> 
 
     for sample in daemon.samples():
         assert sample.labels.keys() <= {"mount", "state", "outcome", "effect", "kind", "backend", "le", "result",
-                                        "source", "version", "python", "kernel"}  # fmt: skip
+                                        "reason", "source", "version", "python", "kernel"}  # fmt: skip
         for name, value in sample.labels.items():
             assert name == "mount" or "/" not in value, f"{sample.name} has a path in {name}"
             assert "odd" not in value

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from lab import commands, plots, report, thresholds
 from lab.errors import LabError
-from lab.jobs import Job, Lab, measuring, racing, rebooting, testing
+from lab.jobs import Job, Lab, measuring, neighbouring, racing, rebooting, testing
 from lab.kernel import SERIES, fetch
 from lab.machine import QEMU
 from lab.results import Results
@@ -46,6 +46,9 @@ def main(  # noqa: PLR0913 - the options of a command
     race: Annotated[
         bool, typer.Option("--race", help="Time the metadata layer against a local disk, and chown.")
     ] = False,
+    neighbour: Annotated[
+        bool, typer.Option("--neighbour", help="Time what another client notices of the daemon's work.")
+    ] = False,
     select: Annotated[str, typer.Option("-k", help="Only these tests in the guest.")] = "",
     docs: Annotated[bool, typer.Option("--docs", help="Bring docs/benchmarks.md up to date.")] = False,
 ) -> None:
@@ -61,6 +64,8 @@ def main(  # noqa: PLR0913 - the options of a command
         jobs += [measuring(version, options, 45 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
     if race:
         jobs.append(racing(latency, 20 * _MINUTE))
+    if neighbour:
+        jobs.append(neighbouring(1 if short else 5, 40 * _MINUTE))
     if test:
         jobs.append(testing(select, 12 * _MINUTE, thorough=not short))
         if not select:

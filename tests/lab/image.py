@@ -20,7 +20,7 @@ from lab.kernel import Kernel
 
 MODULES = (
     *("virtio_pci", "virtio_blk", "ext4", "xfs", "overlay", "fuse", "loop"),
-    *("nfsd", "nfs", "nfsv3", "nfsv4", "lockd", "sunrpc", "auth_rpcgss", "nfs_acl", "sch_netem"),
+    *("nfsd", "nfs", "nfsv3", "nfsv4", "lockd", "sunrpc", "auth_rpcgss", "nfs_acl", "sch_netem", "sch_prio", "cls_u32"),
     *("crc32c_generic", "crc32c_intel", "libcrc32c", "crc32c"),
 )
 """With what they depend on; a name that a kernel does not know is built in there, or was given up."""

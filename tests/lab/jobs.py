@@ -41,6 +41,11 @@ def racing(latency: float, seconds: float) -> Job:
     return Job("race", [shlex.join(["python3", "-m", "lab.guest.race", "--latency", str(latency or 1.0)])], seconds)
 
 
+def neighbouring(repeats: int, seconds: float) -> Job:
+    """What another client notices of the daemon's work, see :mod:`lab.guest.neighbour`."""
+    return Job("neighbour", [shlex.join(["python3", "-m", "lab.guest.neighbour", "--repeats", str(repeats)])], seconds)
+
+
 def testing(names: str, seconds: float, *, thorough: bool) -> Job:
     """The tests that run in one boot; only those that pytest's ``-k`` finds, if there are names."""
     selected = ["-k", names] if names else []

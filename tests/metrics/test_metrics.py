@@ -56,8 +56,10 @@ def test_every_series_of_a_mount_is_there_before_anything_happened(metrics: Metr
     assert [family.name for family in families if not family.samples] == []
     for family in families:
         for sample in family.samples:
-            if family.name.startswith("promoterd_upper"):
+            if family.name.startswith(("promoterd_upper", "promoterd_answer")):
                 assert math.isnan(sample.value)
+            elif family.name in {"promoterd_requests_per_second", "promoterd_budget_left_requests"}:
+                assert (family.name, sample.value) == (family.name, math.inf)
             elif sample.labels.get("mount") and "info" not in family.name and family.name != "promoterd_mount_working":
                 assert (family.name, sample.value) == (family.name, 0.0)
     assert {value(metrics, "directories", state=state) for state in State} == {0.0}
@@ -89,6 +91,7 @@ def test_names_keep_the_rules_of_prometheus(metrics: Metrics, mount: MountMetric
                     "python",
                     "kernel",
                     "result",
+                    "reason",
                     "le",
                 )
             }

@@ -47,8 +47,8 @@ mounts:
 
 
 MOUNT_KEYS = (
-    "the keys mountpoint, backend, heat, expect, limits, copy_data, warm, activation_interval, quiet_period, scratch, "
-    "rules"
+    "the keys mountpoint, backend, heat, expect, limits, maintenance, copy_data, warm, activation_interval, "
+    "quiet_period, scratch, rules"
 )
 HEAT_KEYS = "the keys source, half_life, threshold, payback, max_directories, max_watches"
 RULE_KEYS = (

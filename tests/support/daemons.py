@@ -53,6 +53,8 @@ def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = (
     limits = {
         "entries_per_second": "unlimited",
         "recheck_requests_per_second": "unlimited",
+        "adaptive": False,
+        "start_spread": "0s",
         "min_free_space": 0,
         "min_free_inodes": 0,
         **keys.pop("limits", {}),

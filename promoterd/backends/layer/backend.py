@@ -39,6 +39,7 @@ class LayerBackend(Backend):
 
     name = "layer"
     marks = True
+    requests_per_entry: ClassVar[float] = 0.5
     resyncs: ClassVar[bool] = True
     reopens_live: ClassVar[bool] = True
     effect_shows_in_inode: ClassVar[bool] = True
@@ -48,7 +49,7 @@ class LayerBackend(Backend):
         self._stagings: dict[int, Staging] = {}
         self._changing = threading.RLock()
         """Held by whoever changes the halves: promotions side by side have ancestors in common."""
-        self.data: LayerData = LayerData(overlay, self._changing, batch)
+        self.data: LayerData = LayerData(overlay, self._changing, lambda: self.batch)
 
     @classmethod
     def findings(cls, overlay: Overlay, facts: Facts) -> list[Finding]:
@@ -79,7 +80,7 @@ class LayerBackend(Backend):
     def shadow(self, plan: Plan) -> Iterator[int]:
         """Build everything aside."""
         assert isinstance(plan, LayerPlan)  # noqa: S101 - plan() made it
-        staging = Staging(self.overlay, plan, self.batch)
+        staging = Staging(self.overlay, plan, lambda: self.batch)
         with self._changing:  # a sweep empties the stage where nothing is being built
             self._stagings[id(plan)] = staging
         yield from staging.build()

@@ -15,9 +15,10 @@ from promoterd.backends.layer import entries
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.syscalls import Statx
+from promoterd.pacing import owe
 
-_CHUNK = 1 << 20
-_REQUESTS, _PER_REQUEST = 3, 1 << 16
+_CHUNK = 1 << 16
+_REQUESTS, _PER_REQUEST = 3, _CHUNK
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +119,7 @@ def _copy(lower: int, name: str, expected: Attributes, file: int) -> str | None:
     """Copy the data and return its digest; None where the server's file is, or becomes, another, or is denied."""
     digest = hashlib.sha256()
     copied = 0
+    owe(cost(expected.size))
     try:
         source = _open_source(lower, name, expected)
     except OSError:
@@ -126,6 +128,8 @@ def _copy(lower: int, name: str, expected: Attributes, file: int) -> str | None:
         return None
     try:
         os.posix_fadvise(source, 0, 0, os.POSIX_FADV_DONTNEED)  # what the client knows of it may be older
+        # no readahead, which would be several READs at once: what is asked for is read (force_page_cache_ra())
+        os.posix_fadvise(source, 0, 0, os.POSIX_FADV_RANDOM)
         while copied <= expected.size:
             try:
                 data = os.read(source, _CHUNK)

@@ -7,6 +7,7 @@ from promoterd.backends.layer import entries
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.listing import Layers
+from promoterd.pacing import owe
 
 
 def lower_attributes(
@@ -19,6 +20,7 @@ def lower_attributes(
     contributing = layers.contributing(path)
     if not contributing:
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fsdecode(path))
+    owe(1 + with_xattrs)
     with beneath.opened(layers.lowers[contributing[0]], path) as lower:
         if force_sync:
             syscalls.statx(lower, force_sync=True)

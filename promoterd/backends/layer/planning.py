@@ -115,6 +115,7 @@ def _plan_below(layers: Layers, path: bytes, contributing: tuple[int, ...], term
     waiting = [(path, contributing)]
     entries = 0
     while waiting:
+        layers.breathe()
         directory, found = waiting.pop()
         demands = terms.of(directory)
         try:

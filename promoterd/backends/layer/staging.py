@@ -8,7 +8,7 @@ after seconds, and would then ask for each entry. Symlinks (READLINK) and extend
 import os
 import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -24,6 +24,7 @@ from promoterd.overlay import beneath, mounts, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
+from promoterd.pacing import owe
 from promoterd.paths import join
 from promoterd.provenance import Provenance
 
@@ -70,7 +71,7 @@ class _Open:
 class Staging:
     """The private place of one plan in the stage. Holds no descriptor between two batches (R16)."""
 
-    def __init__(self, overlay: Overlay, plan: LayerPlan, batch: int) -> None:
+    def __init__(self, overlay: Overlay, plan: LayerPlan, batch: Callable[[], int]) -> None:
         self.plan = plan
         self.identities = [mounts.lower_identity(layer) for layer in overlay.lowers]
         self.began_ns = time.time_ns()
@@ -118,7 +119,7 @@ class Staging:
         room = self.plan.data_room.get(directory.path, 0)
         carrying = Carrying.of(directory, self.plan.demands[directory.path], room)
         rows = iter(zip(directory.listing.entries, table, strict=True))
-        while chunk := carrying.chunk(rows, self._batch):
+        while chunk := carrying.chunk(rows, self._batch()):
             yield len(chunk)
             with self._home() as home, self.opened(home) as place, self._open(home, place, staged, carrying) as opened:
                 for name, found in chunk:
@@ -215,6 +216,7 @@ class Staging:
 def _extra(opened: _Open, name: str, found: Attributes) -> entries.Xattrs:
     if not opened.demands.copy_xattrs:
         return ()
+    owe(1)
     return entries.read_xattrs(xattrs.entry(opened.lowers[found.layer], name))
 
 
@@ -248,7 +250,10 @@ def _file_is_current(opened: _Open, name: str, found: Attributes, redirect: byte
 
 def _build_other(opened: _Open, name: str, found: Attributes) -> None:
     lower = opened.lowers[found.layer]
-    target = os.readlink(name, dir_fd=lower) if stat.S_ISLNK(found.mode) else ""
+    target = ""
+    if stat.S_ISLNK(found.mode):
+        owe(1)
+        target = os.readlink(name, dir_fd=lower)
     extra = _extra(opened, name, found)
     there = _there(opened.there_rest, name)
     if (

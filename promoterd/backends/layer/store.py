@@ -6,7 +6,7 @@ reading the same bytes, from the copy that has no name any more or from the serv
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from heapq import nsmallest
 from itertools import islice
@@ -22,6 +22,7 @@ from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.overlay.listing import Layers, opened_to_read
 from promoterd.overlay.mounts import Overlay
+from promoterd.pacing import owe
 from promoterd.paths import join
 
 _USED = b"1"
@@ -33,7 +34,7 @@ _MOST = 10_000
 class LayerData(DataStore):
     """The copies in the files half. ``changing`` is held by whoever changes the halves."""
 
-    def __init__(self, overlay: Overlay, changing: RLock, batch: int) -> None:
+    def __init__(self, overlay: Overlay, changing: RLock, batch: Callable[[], int]) -> None:
         self._overlay = overlay
         self._changing = changing
         self._batch = batch
@@ -149,7 +150,7 @@ class LayerData(DataStore):
         while at_least is None or freed < at_least:
             going: dict[str, Group] = {}
             with private_place(home.stage) as place:
-                for group in islice(copies, self._batch):
+                for group in islice(copies, self._batch()):
                     source = str(len(going))
                     _make_stub(files, path, group, place, source)
                     going[source] = group
@@ -198,7 +199,7 @@ def _size_of(group: Group) -> int:
     return group.status.st_size
 
 
-def _batches(lacking: Sequence[Group], room: int, most: int) -> Iterator[list[Group]]:
+def _batches(lacking: Sequence[Group], room: int, most: Callable[[], int]) -> Iterator[list[Group]]:
     """Those that there is room for, the small ones first, not too many and not too much at once."""
     batch: list[Group] = []
     data = 0
@@ -209,7 +210,7 @@ def _batches(lacking: Sequence[Group], room: int, most: int) -> Iterator[list[Gr
         room -= size
         batch.append(group)
         data += size
-        if len(batch) >= most or data >= _AT_ONCE:
+        if len(batch) >= most() or data >= _AT_ONCE:
             yield batch
             batch, data = [], 0
     if batch:
@@ -225,6 +226,7 @@ def _pull(  # noqa: PLR0913, PLR0917 - from where, what, to where
         return False
     for lower in lowers:
         with suppress(OSError):
+            owe(1)
             now = copying.now_at(lower, first)
             if now is None:
                 continue

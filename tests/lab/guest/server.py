@@ -11,8 +11,8 @@ SQUASHED: Final = b"/srv/squashed"
 _NFSD: Final = "/proc/fs/nfsd"
 _THREADS: Final = 8
 _EXPORTS: Final = """\
-/srv 127.0.0.1(rw,no_root_squash,no_subtree_check,insecure,async,fsid=0)
-/srv/squashed 127.0.0.1(rw,root_squash,no_subtree_check,insecure,async,fsid=2)
+/srv 127.0.0.0/8(rw,no_root_squash,no_subtree_check,insecure,async,fsid=0)
+/srv/squashed 127.0.0.0/8(rw,root_squash,no_subtree_check,insecure,async,fsid=2)
 """
 
 
@@ -65,6 +65,25 @@ def delay(milliseconds: float) -> None:
     if milliseconds:
         _run("modprobe", "sch_netem")
         _run("tc", "qdisc", "add", "dev", "lo", "root", "netem", "delay", f"{milliseconds / 2}ms", "limit", "10000")
+
+
+def be_small(milliseconds: float, answers_per_second: float, bytes_per_second: float) -> None:
+    """A server with one queue, as far away as a round trip of so many milliseconds; its answers leave it one by one.
+
+    Each takes its share of a second, and as long as its bytes do. Nothing of that is this machine's processor's time:
+    what leaves port 2049 is delayed by netem, whose packets have an overhead that takes as long as an answer.
+    """
+    _run("tc", "qdisc", "del", "dev", "lo", "root", check=False)
+    _run("modprobe", "-a", "sch_netem", "sch_prio", "cls_u32")
+    overhead = round(bytes_per_second / answers_per_second)
+    shape = ["delay", f"{milliseconds}ms", "limit", "10000", "rate", f"{round(8 * bytes_per_second)}bit", str(overhead)]
+    match = ["u32", "match", "ip", "sport", "2049", "0xffff", "flowid", "1:2"]
+    for command in (
+        ["qdisc", "add", "dev", "lo", "root", "handle", "1:", "prio", "bands", "2", "priomap", *(["0"] * 16)],
+        ["qdisc", "add", "dev", "lo", "parent", "1:2", "handle", "2:", "netem", *shape],
+        ["filter", "add", "dev", "lo", "parent", "1:", "protocol", "ip", *match],
+    ):
+        _run("tc", *command)
 
 
 def _run(*command: str, check: bool = True) -> None:

@@ -25,13 +25,15 @@ class Nfs:
 
     version: str = "4.2"
     options: str = ""
+    address: str = "127.0.0.1"
+    """Of the server; the client has connections of their own for another one, with NFS 3 at least."""
 
     def source(self, directory: bytes) -> str:
         """What a client calls a directory of the server: v4 begins at the export with fsid=0."""
         path = os.fsdecode(directory)
         if not self.version.startswith("3"):
             path = path.removeprefix(os.fsdecode(server.EXPORT)) or "/"
-        return f"127.0.0.1:{path}"
+        return f"{self.address}:{path}"
 
     @property
     def mount_options(self) -> str:
