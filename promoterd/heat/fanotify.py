@@ -222,7 +222,7 @@ class FanotifySource(HeatSource):
         failures = 0
         for _ in range(_PORTIONS):
             with self._reading:
-                if self._stopping.is_set():
+                if self._stopping.is_set() or self._group is not group:
                     return
                 try:
                     events = group.read()

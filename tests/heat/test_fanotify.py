@@ -484,6 +484,11 @@ def test_a_thread_that_ends_is_told_to_whoever_drains(hear: Hear, overlay: Mount
     use("open", overlay.at("app/lib/a"))
     with pytest.raises(NoHeatSource, match="division by zero"):
         wait_for(lambda: hearing.source.drain() < 0)
+    assert isinstance(hearing.source, FanotifySource)
+    assert hearing.source._thread is not None
+    hearing.source._thread.join(5)
+    hearing.source.disarm([LIB])
+    hearing.source.rearm([LIB])
 
 
 def test_without_the_right_to_it_says_so() -> None:
