@@ -2,8 +2,10 @@
 
 import asyncio
 import os
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
@@ -187,16 +189,13 @@ class Warmer:
 
     async def _go_through(self) -> None:
         """Until it is time to look at the lists again."""
-        try:
-            async with asyncio.timeout(LOOK_EVERY):
-                while True:
-                    await self._fill()
+        deadline = time.monotonic() + LOOK_EVERY
+        while not self._is_to_read and time.monotonic() < deadline:
+            await self._fill()  # not cut off: what waits for a server that hangs holds a thread as it is
+            with suppress(TimeoutError):
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await self._wake.wait()
-                    if self._is_to_read:
-                        return
                     self._wake.clear()
-        except TimeoutError:
-            return
 
     def _take(self, lists: Lists) -> None:
         mount, before = self.mount, self._lists
@@ -226,14 +225,11 @@ class Warmer:
     async def _fill(self) -> None:
         """See to it that some directories are ready: they are there, and neither forbidden nor complete."""
         turn = 0
-        while self._unseen and len(self._ready) < AHEAD:
-            path = self._unseen[0]
+        while self._unseen and len(self._ready) < AHEAD and not self._is_to_read:
+            path = self._unseen.popleft()
             if not is_warm(self.mount, path) and self.mount.policy.may_promote(path):
                 await self.mount.rechecks.take(1)
             judged = await judge(self.mount, path)
-            if not self._unseen or self._unseen[0] != path:
-                continue
-            self._unseen.popleft()
             if judged is None or judged.warmth not in _FINAL:  # whatever is wrong there, its promotion says
                 self._ready[path] = None
             else:
