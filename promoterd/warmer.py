@@ -123,7 +123,7 @@ class Warmer:
         """The next ones, by the lists' order; those that have come to something are left behind."""
         if self._policy is None or self.mount.clock() < self.begins_at:
             return []
-        now, found = self.mount.clock(), []
+        now, found = self.mount.clock(), list[bytes]()
         for path in list(self._ready):
             record = self.mount.book.get(path)
             if self._settle(path, record):
@@ -163,8 +163,8 @@ class Warmer:
 
     @property
     def begins_at(self) -> float:
-        """When this machine begins: many start together, or are given the same lists."""
-        return 0.0
+        """When this machine begins, if it has not: many start together."""
+        return self.mount.begins_at(b"warm")
 
     # The loop
 
@@ -191,7 +191,8 @@ class Warmer:
         """Until it is time to look at the lists again."""
         deadline = time.monotonic() + LOOK_EVERY
         while not self._is_to_read and time.monotonic() < deadline:
-            await self._fill()  # not cut off: what waits for a server that hangs holds a thread as it is
+            if self.mount.clock() >= self.begins_at:
+                await self._fill()  # not cut off: what waits for a server that hangs holds a thread as it is
             with suppress(TimeoutError):
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     await self._wake.wait()

@@ -127,6 +127,7 @@ async def judge(mount: Mounted, path: bytes) -> Warmed | None:
         return Warmed(path, Warmth.ALREADY)
     try:
         is_there = await mount.with_layers(partial(_is_there, path))
+        await mount.pace.settle()
     except OSError as error:
         return Warmed(path, Warmth.FAILED, error.strerror)
     return None if is_there else Warmed(path, Warmth.GONE)

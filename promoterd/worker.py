@@ -162,8 +162,7 @@ class Worker:
     def _ranked(self, hot: Iterable[bytes]) -> list[bytes]:
         """What is hot enough or wanted for another reason, the most urgent first, promoted directories left out."""
         others = sorted(path for path in self._others() if not self.mount.book.is_marked(path))
-        may_warm = self.mount.clock() >= self.mount.begins_at(b"warm")
-        return list(dict.fromkeys([*hot, *others, *(self.warmer.candidates() if may_warm else ())]))
+        return list(dict.fromkeys([*hot, *others, *self.warmer.candidates()]))
 
     def _others(self) -> set[bytes]:
         """What is to be promoted in any case, once this machine's moment has come."""

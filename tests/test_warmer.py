@@ -82,6 +82,30 @@ def test_a_few_at_a_time_and_in_order(make_overlay: MakeOverlay, tmp_path: Path)
         assert (status["complete"], status["waiting"]) == (100, 0)
 
 
+def test_each_machine_begins_at_its_moment(make_overlay: MakeOverlay, tmp_path: Path) -> None:
+    mounted = make_overlay(TREE, counting=True)
+    write(mounted, tmp_path / "list.yaml", ALL[0], ALL[1])
+    limits = {"start_spread": "1h"}
+    with warming(mounted, f"{tmp_path}/list.yaml", limits=limits) as (mount, warmer):
+        mount.on_nfs, mount.host = frozenset({b"/nfs"}), b"node 7"
+        moment = mount.begins_at(b"warm")
+        assert moment > mount.opened_at + 60
+
+        async def look() -> None:
+            await until(lambda: (warmer.status() or {})["directories"] == 2)
+            mounted.reset()
+            await asyncio.sleep(0.3)
+            assert warmer.candidates() == []
+            assert mounted.asked() == 0, "nor is the server asked whether they are there"
+            assert (warmer.status() or {})["begins_at"] == moment
+            mount.clock = lambda: moment
+            warmer.reread()
+            await until(lambda: warmer.candidates() == ALL[:2])
+            assert (warmer.status() or {})["begins_at"] is None
+
+        run(warmer, look)
+
+
 def test_a_list_that_appears_and_changes(
     make_overlay: MakeOverlay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

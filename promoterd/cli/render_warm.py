@@ -1,5 +1,6 @@
 """What came of warming, for people."""
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
@@ -33,10 +34,14 @@ def facts(warming: Mapping[str, Any] | None) -> Iterator[tuple[str, Text]]:
     """How far the lists of a mount's policy are, for ``status``."""
     if warming is None:
         return
-    said = [f"{warming[key]:,} {words}" for key, words in _STATUS.items() if warming[key]]
-    verb = "warming" if warming["waiting"] else "warmed"
-    rest = f" ({', '.join(said)})" if said else ""
-    yield verb, Text(f"{warming['complete']:,} of {warming['directories']:,} directories{rest}")
+    if warming["begins_at"] is not None:
+        clock = time.strftime("%T", time.localtime(warming["begins_at"]))
+        yield "warming", Text(f"{warming['directories']:,} directories, from {clock} on (limits.start_spread)")
+    else:
+        said = [f"{warming[key]:,} {words}" for key, words in _STATUS.items() if warming[key]]
+        rest = f" ({', '.join(said)})" if said else ""
+        many = f"{warming['complete']:,} of {warming['directories']:,} directories{rest}"
+        yield "warming" if warming["waiting"] else "warmed", Text(many)
     for problem in warming["problems"]:
         yield "list", Text(problem, "red")
 
