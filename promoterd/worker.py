@@ -10,6 +10,7 @@ from promoterd.adapting import Adapter
 from promoterd.errors import PromoterdError, TripWire
 from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
+from promoterd.heat.sweeps import Sweeps
 from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
 from promoterd.overlay.nfs import longest_round_trip
@@ -51,6 +52,9 @@ class Worker:
         self._remembering = Remembering(mount, tracker)
         self.ranking = Ranking(mount, tracker)
         self.warmer = Warmer(mount, self.look)
+        self._sweeps = Sweeps(
+            mount.policy.heat.settle, tracker.half_life, self._heat, self.ranking.may_promote, self._known
+        )
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
         self.adapter = Adapter(mount)
 
@@ -59,10 +63,17 @@ class Worker:
     def touched(self, path: bytes, weight: float, kind: str) -> None:
         """Heat in a directory."""
         self.mount.metrics.heat(kind, weight)
-        if path in self.mount.busy or not self.ranking.may_promote(path):
-            return
-        self.tracker.add(path, weight, self.mount.clock(), kind)
-        self._look.set()
+        if path not in self.mount.busy and self.ranking.may_promote(path):
+            self._sweeps.touched(path, weight, kind, self.mount.clock())
+
+    def _heat(self, path: bytes, weight: float, kind: str, at: float) -> None:
+        if path not in self.mount.busy:
+            self.tracker.add(path, weight, at, kind)
+            self._look.set()
+
+    def _known(self) -> Iterable[bytes]:
+        """The directories that are heard; of a source that hears everything, those that it has told of."""
+        return (self.source.paths() if self.source is not None else None) or list(self.tracker.paths())
 
     def overflowed(self) -> None:
         """Events were lost: look at everything anew."""
@@ -77,6 +88,7 @@ class Worker:
     def vanished(self, path: bytes) -> None:
         """A directory is gone from this path."""
         self.tracker.forget(path)
+        self._sweeps.vanished(path)
 
     # For requests by hand
 
@@ -110,6 +122,9 @@ class Worker:
         while self.source is not None:
             while self.source.drain():  # noqa: ASYNC110 - others get their turn between two portions
                 await asyncio.sleep(0)
+            for walked in self._sweeps.settled(self.mount.clock()):
+                self.mount.log.info("swept", path=show(walked.path), directories=walked.directories)
+            self.mount.metrics.swept(self._sweeps.walks, self._sweeps.swept)
             self.mount.metrics.sources(self.source.parts())
             self.mount.metrics.source(self.source.stats(), len(self.tracker), self.tracker.evictions)
             await asyncio.sleep(DRAIN_EVERY)

@@ -145,7 +145,7 @@ def _policy(scene: Stage, backend: str) -> dict[str, Any]:
             {
                 "mountpoint": os.fsdecode(scene.mountpoint),
                 "backend": backend,
-                "heat": {"threshold": 1.5, "half_life": "10m"},
+                "heat": {"threshold": 1.5, "half_life": "10m", "settle": "1s"},
                 "limits": {
                     "entries_per_second": "unlimited",
                     "concurrency": 8,

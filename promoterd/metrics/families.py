@@ -56,6 +56,8 @@ class Families:
         self.heat_events = self._counter("heat_events", "Uses of directories that were heard of.", "mount", "kind")
         self.sources = self._gauge("heat_source", "1 for each heat source that works there.", "mount", "source")
         self.source_events = self._counter("heat_source_events", "Events that it took.", "mount", "source")
+        self.walks = self._counter("heat_sweeps", "Walks over the tree that were recognised.", "mount")
+        self.swept = self._counter("heat_swept_events", "Uses that were no heat because of those.", "mount")
         self.overflows = self._counter("heat_overflows", "Times that events were lost and all was looked at.", "mount")
         self.unattributed = self._counter(
             "heat_unattributed", "Events that could not be said to belong to a directory of the mount.", "mount"

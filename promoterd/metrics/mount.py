@@ -36,6 +36,9 @@ class MountMetrics:
             self._source(name)
             self._source_events(name)
         self._events_of: dict[str, int] = {}
+        self._walks = metrics.walks.labels(mount)
+        self._swept = metrics.swept.labels(mount)
+        self._were_swept = (0, 0.0)
         self._overflows = metrics.overflows.labels(mount)
         self._unattributed = metrics.unattributed.labels(mount)
         self._sampled = metrics.sampled.labels(mount)
@@ -118,6 +121,12 @@ class MountMetrics:
     def heat(self, kind: str, weight: float) -> None:
         """So many uses of a kind were heard of."""
         self._heat(kind).inc(weight)
+
+    def swept(self, walks: int, uses: float) -> None:
+        """So many walks over the tree were recognised since the start, with so many uses."""
+        before, self._were_swept = self._were_swept, (walks, uses)
+        self._walks.inc(max(0, walks - before[0]))
+        self._swept.inc(max(0.0, uses - before[1]))
 
     def overflowed(self) -> None:
         """Events were lost."""

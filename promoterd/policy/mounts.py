@@ -28,6 +28,12 @@ class HeatPolicy(Section):
     )
     half_life: Duration = Field(default=600.0, gt=0, description="Time in which heat falls to half.")
     threshold: float = Field(default=20.0, gt=0, description="Heat from which on a directory counts as hot.")
+    settle: Duration = Field(
+        default=10.0,
+        description="How long a directory that was listed has to be left in peace, with all around it that was listed "
+        "too, before that counts: till then it may be a walk over the tree (`find`, a backup), which is no heat. `0s`: "
+        "everything counts at once, walks too.",
+    )
     payback: Duration = Field(
         default=604_800.0,
         gt=0,

@@ -50,7 +50,7 @@ MOUNT_KEYS = (
     "the keys mountpoint, backend, heat, expect, limits, maintenance, copy_data, warm, activation_interval, "
     "quiet_period, scratch, rules"
 )
-HEAT_KEYS = "the keys source, half_life, threshold, payback, max_directories, max_watches"
+HEAT_KEYS = "the keys source, half_life, threshold, settle, payback, max_directories, max_watches"
 RULE_KEYS = (
     "the keys path, promote, growing, threshold, recursive, max_entries, min_age, writers, "
     "unlisted, hardlinks, watched, chain, xattrs, recheck, verify"

@@ -59,7 +59,7 @@ def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = (
         "min_free_inodes": 0,
         **keys.pop("limits", {}),
     }
-    heat = {"threshold": 1.5} | keys.pop("heat", {})
+    heat = {"threshold": 1.5, "settle": "0.5s"} | keys.pop("heat", {})
     return {
         "mountpoint": os.fsdecode(mounted.mountpoint),
         "backend": "opaque",

@@ -1,0 +1,115 @@
+"""Visits to directories that belong together, because each goes to a directory whose parent is being visited; pure."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from promoterd.paths import parent
+
+FEWEST: Final = 20
+"""Directories from which on a wave can be a walk: what goes through fewer costs little, and may be a program."""
+COMPLETE: Final = 0.7
+"""The share of the directories that a walk could have listed which it has listed."""
+WITH_PARENTS: Final = 0.5
+"""The share of a wave whose parents are in it as well, from which on it is certain to go down a tree."""
+
+
+@dataclass(slots=True)
+class Visit:
+    """``last``: when the directory, or anything in it, was used; ``alone_since``: since when nothing in it but itself.
+
+    ``has_parent``: whether it came from a visit to a directory above. ``held`` is what it comes to so far, by kind;
+    None where it counts.
+    """
+
+    wave: "Wave"
+    last: float
+    alone_since: float
+    has_parent: bool
+    lists: float = 0.0
+    held: dict[str, float] | None = field(default_factory=dict)
+
+
+@dataclass(slots=True, eq=False)
+class Wave:
+    """Visits in the order in which they were used last, and how many of them had a parent among them."""
+
+    first: bytes
+    latest: bytes
+    last: float
+    grew: float
+    visits: dict[bytes, Visit] = field(default_factory=dict)
+    members: int = 0
+    with_parents: int = 0
+    judged_at: int = FEWEST
+    is_walk: bool = False
+
+    def grow(self, path: bytes, now: float, *, has_parent: bool) -> Visit:
+        """One more visit."""
+        visit = Visit(self, now, now, has_parent)
+        self.take(path, visit, now)
+        return visit
+
+    def take(self, path: bytes, visit: Visit, now: float) -> None:
+        """One more visit, which belonged to another wave."""
+        visit.wave = self
+        self.visits[path] = visit
+        self.members += 1
+        self.with_parents += visit.has_parent
+        self.grew, self.latest = now, path
+
+    def give(self, path: bytes) -> None:
+        """One visit less: it belongs to another wave."""
+        self.members -= 1
+        self.with_parents -= self.visits.pop(path).has_parent
+
+    def use(self, path: bytes, now: float) -> None:
+        """A directory is used, and with it what is above: who goes through a tree comes back there."""
+        self.last = self.visits[path].last = now
+        self.visits[path] = self.visits.pop(path)
+        while path:
+            path = parent(path)
+            above = self.visits.get(path)
+            if above is not None:
+                above.last = above.alone_since = now
+                self.visits[path] = self.visits.pop(path)
+
+    def leave_behind(self, before: float) -> list[bytes]:
+        """Drop the visits that were over by then; returns their directories."""
+        over = []
+        for path, visit in self.visits.items():
+            if visit.last >= before:
+                break
+            over.append(path)
+        for path in over:
+            del self.visits[path]
+        return over
+
+    # Judging
+
+    @property
+    def goes_down(self) -> bool:
+        """Whether it is certain to go down a tree."""
+        return self.with_parents >= WITH_PARENTS * self.members
+
+    def is_complete(self, known: Iterable[bytes]) -> bool:
+        """Whether it has left out hardly any of the ``known`` directories."""
+        seen, could = self._coverage(known, lambda _head: True)
+        return seen >= COMPLETE * could
+
+    def is_complete_so_far(self, known: Iterable[bytes]) -> bool:
+        """Whether it has left out hardly any where it will not come back to: not above where it is now."""
+        above, path = {self.latest}, self.latest
+        while path:
+            path = parent(path)
+            above.add(path)
+        seen, could = self._coverage(known, lambda head: head not in above)
+        return seen >= max(FEWEST / 2, COMPLETE * could)
+
+    def _coverage(self, known: Iterable[bytes], wanted: Callable[[bytes], bool]) -> tuple[int, int]:
+        """How many directories it visited, and could have: all in those that it visited, and beside those."""
+        seen = Counter(parent(path) for path in self.visits if path)
+        heads = {head for head in seen.keys() | self.visits.keys() if wanted(head)}
+        could = Counter(head for path in known if path and (head := parent(path)) in heads)
+        return sum(seen[head] for head in heads), sum(max(could[head], seen[head]) for head in heads)

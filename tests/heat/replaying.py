@@ -1,0 +1,97 @@
+"""Recorded traces of what a heat source heard, told again as if a source were read once a second."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+from promoterd.heat.sweeps import Sweeps, Walked
+
+TRACES = Path(__file__).with_name("traces")
+HALF_LIFE = 600.0
+SETTLE = 10.0
+
+Told = list[tuple[float, bytes, str, float]]
+"""When (seconds), which directory, kind, weight."""
+
+
+@cache
+def directories() -> tuple[bytes, ...]:
+    """The directories that were heard."""
+    return tuple((TRACES / "directories.txt").read_bytes().splitlines())
+
+
+@cache
+def heard() -> frozenset[bytes]:
+    return frozenset(directories())
+
+
+def trace(name: str, *, at: float = 0.0, slower: float = 1.0) -> Told:
+    """A recorded trace, beginning ``at`` so many seconds, and so many times ``slower``, as over a distant server."""
+    told = []
+    for line in (TRACES / f"{name}.txt").read_text().splitlines():
+        milliseconds, kind, weight, number = line.split()
+        told.append((at + int(milliseconds) * slower / 1000, directories()[int(number)], kind, float(weight)))
+    return told
+
+
+def together(*traces: Told) -> Told:
+    """Several at once."""
+    return sorted((line for told in traces for line in told), key=lambda line: line[0])
+
+
+def readings(told: Told) -> Iterator[tuple[float, list[tuple[bytes, str, float]]]]:
+    """As a source tells it that is read once a second: uses of a kind summed up, in the order of the first of them."""
+    second, sums = 1, defaultdict[tuple[bytes, str], float](float)
+    for at, path, kind, weight in told:
+        while at >= second:
+            yield float(second), [(*key, weight) for key, weight in sums.items()]
+            second, sums = second + 1, defaultdict(float)
+        sums[path, kind] += weight
+    yield float(second), [(*key, weight) for key, weight in sums.items()]
+
+
+class Replayed:
+    """What became of a trace: heat by directory, and the walks that were recognised."""
+
+    def __init__(
+        self,
+        told: Told,
+        settle: float = SETTLE,
+        is_heard: Callable[[bytes], bool] = lambda path: path in heard(),
+        **options: int,
+    ) -> None:
+        self.heat: dict[bytes, float] = defaultdict(float)
+        self.walks: list[Walked] = []
+        self.most_held = 0
+        self._is_heard = is_heard
+        self.sweeps = Sweeps(settle, HALF_LIFE, self._count, is_heard, self._known, **options)
+        self.asked = 0
+        now = 0.0
+        for now, reading in readings(told):
+            for path, kind, weight in reading:
+                if not is_heard(path):
+                    continue
+                self.sweeps.touched(path, weight, kind, now)
+                self.most_held = max(self.most_held, len(self.sweeps))
+            self.walks += self.sweeps.settled(now)
+        self.then = dict(self.heat)
+        """The heat at the end of the trace, before what was held back to the last had its time."""
+        for second in range(int(4 * settle)):
+            self.walks += self.sweeps.settled(now + second)
+
+    def _known(self) -> list[bytes]:
+        self.asked += 1
+        return [path for path in directories() if self._is_heard(path)]
+
+    def _count(self, path: bytes, weight: float, kind: str, at: float) -> None:
+        del kind, at
+        self.heat[path] += weight
+
+
+def total(told: Told) -> dict[bytes, float]:
+    """What a trace comes to if all of it is heat."""
+    sums: dict[bytes, float] = defaultdict(float)
+    for _, path, _, weight in told:
+        sums[path] += weight
+    return sums
