@@ -8,6 +8,7 @@ from promoterd import holding
 from promoterd.activating import BACKOFF_MOST, activate
 from promoterd.adapting import Adapter
 from promoterd.errors import PromoterdError, TripWire
+from promoterd.families import Families
 from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
 from promoterd.heat.sweeps import Sweeps
@@ -52,8 +53,10 @@ class Worker:
         self._remembering = Remembering(mount, tracker)
         self.ranking = Ranking(mount, tracker)
         self.warmer = Warmer(mount, self.look)
+        may_promote = self.ranking.may_promote
+        self._families = Families(mount, may_promote)
         self._sweeps = Sweeps(
-            mount.policy.heat.settle, tracker.half_life, self._heat, self.ranking.may_promote, self._known
+            mount.policy.heat.settle, tracker.half_life, self._heat, may_promote, self._families.counts
         )
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
         self.adapter = Adapter(mount)
@@ -70,10 +73,6 @@ class Worker:
         if path not in self.mount.busy:
             self.tracker.add(path, weight, at, kind)
             self._look.set()
-
-    def _known(self) -> Iterable[bytes]:
-        """The directories that are heard; of a source that hears everything, those that it has told of."""
-        return (self.source.paths() if self.source is not None else None) or list(self.tracker.paths())
 
     def overflowed(self) -> None:
         """Events were lost: look at everything anew."""
@@ -104,16 +103,17 @@ class Worker:
 
     async def run(self, source: HeatSource | None, *, rebuild: bool) -> None:
         """Work until cancelled. Raises MountGone when the mount goes, and whatever else must not be survived."""
-        self.source = self._finder.source = source
+        self.source = self._finder.source = self._families.source = source
         self.wanted.update(await reconcile(self.mount, rebuild=rebuild))
         kept = await self.mount.with_layers(self.mount.backend.sweep)
         if kept or self.mount.book.in_states({State.COMPLETE, State.PINNED}):
             self._activation.set()
         await self._remembering.load()
-        others = (self._rechecker.run, self._finder.run, self._remembering.run, self.warmer.run, self.adapter.run)
+        others = (self._rechecker.run, self._finder.run, self._remembering.run, self._families.run)
+        more = (self._measure, self.warmer.run, self.adapter.run)
         try:
             async with asyncio.TaskGroup() as tasks:
-                for loop in (self._hear, self._measure, self._promote, self._activate, *others):
+                for loop in (self._hear, self._promote, self._activate, *others, *more):
                     tasks.create_task(loop())
         finally:
             self._remembering.save()

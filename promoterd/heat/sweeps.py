@@ -15,7 +15,7 @@ nobody can tell: it counts when the same directories are visited again while the
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -51,9 +51,9 @@ class Walked:
 class Sweeps:
     """Holds back what may be a walk, and passes on to ``count`` what is use.
 
-    ``is_heard``: whether uses of a directory are told at all. ``known``: the directories that are heard, asked for only
-    when a wave is judged. ``settle`` 0: everything counts at once. ``half_life``: of the heat. At most ``capacity``
-    directories are held back; what goes through more than that at once is a walk.
+    ``is_heard``: whether uses of a directory are told at all. ``could``: how many directories that are heard each of
+    these has, None where that is not known yet; asked only when a wave is judged. ``settle`` 0: everything counts at
+    once. ``half_life``: of the heat. At most ``capacity`` directories are held back; what goes through more is a walk.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class Sweeps:
         half_life: float,
         count: Count,
         is_heard: Callable[[bytes], bool],
-        known: Callable[[], Iterable[bytes]],
+        could: Callable[[Collection[bytes]], Mapping[bytes, int] | None],
         capacity: int = 50_000,
     ) -> None:
         self.settle = settle
@@ -74,7 +74,7 @@ class Sweeps:
         """Uses that were no heat because of that."""
         self._count = count
         self._is_heard = is_heard
-        self._known = known
+        self._could = could
         self._visits: dict[bytes, Visit] = {}
         self._waves: dict[Wave, None] = {}
         self._without_parents: Wave | None = None
@@ -110,8 +110,8 @@ class Sweeps:
         """The visit that a use belongs to, a new one perhaps; None where it is heat."""
         visit = self._visits.get(path)
         if visit is not None and now - visit.wave.last > self._patience(visit.wave):
-            self._is_over(visit.wave)
-            visit = None
+            self._is_over(visit.wave, now)
+            visit = self._visits.get(path)
         if visit is not None:
             # where it comes back to what its wave has been through, it is none of it
             return visit if now - visit.last <= self._patience(visit.wave) else None
@@ -133,7 +133,7 @@ class Sweeps:
         """Judge what has come to rest; to be called every second or so. Returns the walks recognised since then."""
         for wave in list(self._waves):
             if now - wave.last > self._patience(wave) or (not wave.is_walk and self._stays(wave, now)):
-                self._is_over(wave)
+                self._is_over(wave, now)
             elif wave.is_walk:
                 for path in wave.leave_behind(now - self._patience(wave)):
                     del self._visits[path]
@@ -155,9 +155,7 @@ class Sweeps:
         """A new visit, in the wave that it belongs to."""
         above, alone = self._above(path, now)
         wave = above.wave if above is not None else self._without_parents if alone else None
-        if wave is not None and wave in self._waves and now - wave.last > self._patience(wave):
-            self._is_over(wave)
-        if wave is None or wave not in self._waves:
+        if wave is None or wave not in self._waves or now - wave.last > self._patience(wave):
             wave = Wave(path, path, now, now)
             self._waves[wave] = None
         if alone:
@@ -198,7 +196,7 @@ class Sweeps:
         largest = max(self._waves, key=lambda wave: len(wave.visits))
         if largest.members < self.capacity / 4:
             for wave in list(self._waves)[: len(self._waves) // 2]:
-                self._is_over(wave)
+                self._is_over(wave, math.inf)
             return
         if not largest.is_walk:
             self._is_a_walk(largest)
@@ -212,17 +210,21 @@ class Sweeps:
         if wave.is_walk or wave.members < wave.judged_at:
             return
         wave.judged_at *= 2
-        if wave.goes_down and wave.is_complete_so_far(self._known()):
+        could = self._could(wave.heads()) if wave.goes_down else None
+        if could is not None and wave.is_complete_so_far(could):
             self._is_a_walk(wave)
 
-    def _is_over(self, wave: Wave) -> None:
-        """It has left, or is none: what it comes to is heat unless it was a walk."""
+    def _is_over(self, wave: Wave, now: float) -> None:
+        """It has left, or is none: what it comes to is heat unless it was a walk. It waits for what is not known."""
         becomes = self._release
         if not wave.is_walk and wave.members >= FEWEST:
-            known = list(self._known())
+            could = self._could(wave.heads())
+            if could is None and now - wave.last <= LONGEST * self.settle:
+                return
+            complete = could is not None and wave.is_complete(could)
             if not wave.goes_down:
-                becomes = self._doubt if wave.is_complete(known) else self._release
-            elif wave.is_complete(known) or wave.is_complete_so_far(known):
+                becomes = self._doubt if complete else self._release
+            elif complete or (could is not None and wave.is_complete_so_far(could)):
                 self._is_a_walk(wave)
         self._end(wave, becomes)
 

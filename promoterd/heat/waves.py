@@ -1,7 +1,7 @@
 """Visits to directories that belong together, because each goes to a directory whose parent is being visited; pure."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -93,23 +93,25 @@ class Wave:
         """Whether it is certain to go down a tree."""
         return self.with_parents >= WITH_PARENTS * self.members
 
-    def is_complete(self, known: Iterable[bytes]) -> bool:
-        """Whether it has left out hardly any of the ``known`` directories."""
-        seen, could = self._coverage(known, lambda _head: True)
-        return seen >= COMPLETE * could
+    def heads(self) -> set[bytes]:
+        """The directories that it visited, and those beside it: whose child directories it could have visited."""
+        return {parent(path) for path in self.visits if path} | self.visits.keys()
 
-    def is_complete_so_far(self, known: Iterable[bytes]) -> bool:
+    def is_complete(self, could: Mapping[bytes, int]) -> bool:
+        """Whether it has left out hardly any; ``could``: how many child directories each of its heads has."""
+        seen, of = self._coverage(could, self.heads())
+        return seen >= COMPLETE * of
+
+    def is_complete_so_far(self, could: Mapping[bytes, int]) -> bool:
         """Whether it has left out hardly any where it will not come back to: not above where it is now."""
         above, path = {self.latest}, self.latest
         while path:
             path = parent(path)
             above.add(path)
-        seen, could = self._coverage(known, lambda head: head not in above)
-        return seen >= max(FEWEST / 2, COMPLETE * could)
+        seen, of = self._coverage(could, self.heads() - above)
+        return seen >= max(FEWEST / 2, COMPLETE * of)
 
-    def _coverage(self, known: Iterable[bytes], wanted: Callable[[bytes], bool]) -> tuple[int, int]:
-        """How many directories it visited, and could have: all in those that it visited, and beside those."""
+    def _coverage(self, could: Mapping[bytes, int], heads: set[bytes]) -> tuple[int, int]:
+        """How many of the child directories of these it visited, and could have."""
         seen = Counter(parent(path) for path in self.visits if path)
-        heads = {head for head in seen.keys() | self.visits.keys() if wanted(head)}
-        could = Counter(head for path in known if path and (head := parent(path)) in heads)
-        return sum(seen[head] for head in heads), sum(max(could[head], seen[head]) for head in heads)
+        return sum(seen[head] for head in heads), sum(max(could.get(head, 0), seen[head]) for head in heads)

@@ -39,12 +39,7 @@ class Families:
         )
         self.entries_copied = self._counter("entries_copied", "Entries that were given a shadow.", "mount")
         self.entries_primed = self._counter("entries_primed", "Entries that were read to keep them known.", "mount")
-        self.backlog = self._gauge("backlog_directories", "Directories that wait to be promoted.", "mount")
-        self.expected_savings = self._gauge(
-            "expected_savings_requests_per_second",
-            "Requests that the server would be spared if all that waits were promoted.",
-            "mount",
-        )
+        self.backlog, self.expected_savings = self._of_backlog()
         self._add_pace()
         self.activations = self._counter("activations", "Reconfigures that were to bring marks into effect.", "mount")
         self.activation_effects = self._counter(
@@ -56,8 +51,7 @@ class Families:
         self.heat_events = self._counter("heat_events", "Uses of directories that were heard of.", "mount", "kind")
         self.sources = self._gauge("heat_source", "1 for each heat source that works there.", "mount", "source")
         self.source_events = self._counter("heat_source_events", "Events that it took.", "mount", "source")
-        self.walks = self._counter("heat_sweeps", "Walks over the tree that were recognised.", "mount")
-        self.swept = self._counter("heat_swept_events", "Uses that were no heat because of those.", "mount")
+        self.walks, self.swept = self._of_sweeps()
         self.overflows = self._counter("heat_overflows", "Times that events were lost and all was looked at.", "mount")
         self.unattributed = self._counter(
             "heat_unattributed", "Events that could not be said to belong to a directory of the mount.", "mount"
@@ -108,6 +102,22 @@ class Families:
         self.requests = self._counter("requests", "Requests to the server, as the daemon reckons them.", "mount")
         self.budget_left = self._gauge("budget_left_requests", "Requests left of the budget.", "mount")
         self.is_held = self._gauge("promotion_held", "1 for what keeps the mount from promoting.", "mount", "reason")
+
+    def _of_backlog(self) -> tuple[Gauge, Gauge]:
+        return (
+            self._gauge("backlog_directories", "Directories that wait to be promoted.", "mount"),
+            self._gauge(
+                "expected_savings_requests_per_second",
+                "Requests that the server would be spared if all that waits were promoted.",
+                "mount",
+            ),
+        )
+
+    def _of_sweeps(self) -> tuple[Counter, Counter]:
+        return (
+            self._counter("heat_sweeps", "Walks over the tree that were recognised.", "mount"),
+            self._counter("heat_swept_events", "Uses that were no heat because of those.", "mount"),
+        )
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(name, text, labels, namespace="promoterd", registry=self.registry)

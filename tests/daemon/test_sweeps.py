@@ -36,12 +36,13 @@ def sweep(mounted: MountedOverlay, command: str) -> None:
     subprocess.run(["sh", "-c", command], cwd=mounted.mountpoint, stdout=subprocess.DEVNULL, check=True)
 
 
+@pytest.mark.parametrize("source", ["inotify", "fanotify"])
 def test_find_and_tar_promote_nothing_and_launches_do(
-    share: tuple[MountedOverlay, tree.Share], make_daemon: MakeDaemon
+    share: tuple[MountedOverlay, tree.Share], make_daemon: MakeDaemon, source: str
 ) -> None:
     mounted, built = share
-    section = mount_policy(mounted, RULES, heat={"threshold": 1.5, "settle": f"{SETTLE:g}s"})
-    daemon = make_daemon(section).start(watching=HEARD)
+    section = mount_policy(mounted, RULES, heat={"threshold": 1.5, "settle": f"{SETTLE:g}s", "source": source})
+    daemon = make_daemon(section).start(watching=HEARD if source == "inotify" else None)
     for command in ("find . -ls", "tar cf - . | cat", "find . -ls"):
         sweep(mounted, command)
         time.sleep(HELD)

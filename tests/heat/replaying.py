@@ -1,11 +1,12 @@
 """Recorded traces of what a heat source heard, told again as if a source were read once a second."""
 
-from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from promoterd.heat.sweeps import Sweeps, Walked
+from promoterd.paths import parent
 
 TRACES = Path(__file__).with_name("traces")
 HALF_LIFE = 600.0
@@ -24,6 +25,11 @@ def directories() -> tuple[bytes, ...]:
 @cache
 def heard() -> frozenset[bytes]:
     return frozenset(directories())
+
+
+def children(heads: Collection[bytes], is_heard: Callable[[bytes], bool]) -> Mapping[bytes, int]:
+    """How many directories that are heard each of these has."""
+    return Counter(head for path in directories() if path and is_heard(path) and (head := parent(path)) in heads)
 
 
 def trace(name: str, *, at: float = 0.0, slower: float = 1.0) -> Told:
@@ -59,14 +65,18 @@ class Replayed:
         told: Told,
         settle: float = SETTLE,
         is_heard: Callable[[bytes], bool] = lambda path: path in heard(),
+        unknown: int = 0,
+        after: int | None = None,
         **options: int,
     ) -> None:
         self.heat: dict[bytes, float] = defaultdict(float)
         self.walks: list[Walked] = []
         self.most_held = 0
-        self._is_heard = is_heard
-        self.sweeps = Sweeps(settle, HALF_LIFE, self._count, is_heard, self._known, **options)
         self.asked = 0
+        self._is_heard = is_heard
+        self.unknown = unknown
+        """How often nobody knows yet how many directories there are."""
+        self.sweeps = Sweeps(settle, HALF_LIFE, self._count, is_heard, self._could, **options)
         now = 0.0
         for now, reading in readings(told):
             for path, kind, weight in reading:
@@ -77,12 +87,12 @@ class Replayed:
             self.walks += self.sweeps.settled(now)
         self.then = dict(self.heat)
         """The heat at the end of the trace, before what was held back to the last had its time."""
-        for second in range(int(4 * settle)):
+        for second in range(int(4 * settle) if after is None else after):
             self.walks += self.sweeps.settled(now + second)
 
-    def _known(self) -> list[bytes]:
+    def _could(self, heads: Collection[bytes]) -> Mapping[bytes, int] | None:
         self.asked += 1
-        return [path for path in directories() if self._is_heard(path)]
+        return None if self.asked <= self.unknown else children(heads, self._is_heard)
 
     def _count(self, path: bytes, weight: float, kind: str, at: float) -> None:
         del kind, at

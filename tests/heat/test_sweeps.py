@@ -1,12 +1,14 @@
 """Walks over a tree are told from use, on recordings of both (``record_traces.py`` made them, on a real overlay)."""
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 
 import pytest
 
 from promoterd.heat.sweeps import LISTS_MOST, Sweeps
 from promoterd.heat.waves import FEWEST
+from promoterd.paths import parent
 
 from .replaying import HALF_LIFE, SETTLE, Replayed, Told, directories, heard, together, total, trace
 
@@ -39,6 +41,17 @@ def test_use_is_heat_all_of_it(name: str, slower: float) -> None:
     assert replayed.heat == total(told)
     assert replayed.walks == []
     assert len(replayed.sweeps) == 0
+
+
+@pytest.mark.parametrize("unknown", [1, 3, 10])
+def test_what_has_to_be_found_out_first_is_waited_for(unknown: int) -> None:
+    """A source that hears everything knows of no directory before it is used."""
+    assert set(Replayed(trace("tar", slower=5), unknown=unknown).heat) <= {ROOT}
+    assert Replayed(trace("imports"), unknown=unknown).heat == total(trace("imports"))
+
+
+def test_what_is_never_found_out_is_use() -> None:
+    assert Replayed(trace("find"), unknown=10**9, settle=1.0, after=60).heat == total(trace("find"))
 
 
 def test_opens_without_a_listing_are_heat_at_once() -> None:
@@ -106,12 +119,12 @@ class Scripted:
         self.asked = 0
         self.paths = paths
         self.sweeps = Sweeps(
-            SETTLE, HALF_LIFE, self._count, is_heard or set(paths).__contains__, self._known, capacity=capacity
+            SETTLE, HALF_LIFE, self._count, is_heard or set(paths).__contains__, self._could, capacity=capacity
         )
 
-    def _known(self) -> tuple[bytes, ...]:
+    def _could(self, heads: Collection[bytes]) -> Mapping[bytes, int]:
         self.asked += 1
-        return self.paths
+        return Counter(parent(path) for path in self.paths if path and parent(path) in heads)
 
     def _count(self, path: bytes, weight: float, kind: str, at: float) -> None:
         del kind
@@ -168,7 +181,13 @@ def test_who_stays_in_a_directory_uses_it() -> None:
 
 def test_nothing_is_held_where_the_policy_says_so() -> None:
     counted: list[bytes] = []
-    sweeps = Sweeps(0, HALF_LIFE, lambda path, *_: counted.append(path), heard().__contains__, directories)
+    sweeps = Sweeps(
+        0,
+        HALF_LIFE,
+        lambda path, *_: counted.append(path),
+        heard().__contains__,
+        lambda _heads: {},
+    )
     for _, path, kind, weight in trace("find"):
         sweeps.touched(path, weight, kind, 0)
     assert len(counted) == len(trace("find"))
