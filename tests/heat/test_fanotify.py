@@ -244,6 +244,11 @@ def test_an_overlay_gives_no_file_handles_to_such_a_mark(overlay: MountedOverlay
             mask = ctypes.c_uint64(fanotify.FAN_OPEN)
             assert fanotify._libc.fanotify_mark(group, 1 | kind, mask, -100, overlay.mountpoint) == -1
             assert ctypes.get_errno() == errno.EOPNOTSUPP
+        if tuple(map(int, os.uname().release.split(".")[:2])) >= (6, 6):
+            mask = ctypes.c_uint64(fanotify.FILES)
+            assert fanotify._libc.fanotify_mark(group, 1, mask, -100, overlay.at("app/lib")) == 0
+            use("open", overlay.at("app/lib/a"))
+            assert b"a\0" in os.read(group, 4096), "the name comes without a file"
     finally:
         os.close(group)
 
