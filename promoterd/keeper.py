@@ -198,8 +198,9 @@ class Keeper:
             device=overlay.device,
             may_promote=self.policy.may_promote,
             may_promote_below=self.policy.may_promote_below,
-            layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
+            layers=tuple(layer for layer in (overlay.upper, *overlay.metadata, *overlay.lowers) if layer is not None),
             max_watches=self.policy.heat.max_watches,
+            max_directories=self.policy.heat.max_directories,
         )
         try:
             if name in COMBINED:

@@ -119,9 +119,13 @@ class Worker:
             self._remembering.save()
 
     async def _hear(self) -> None:
+        confirming: asyncio.Task[None] | None = None
         while self.source is not None:
             while self.source.drain():  # noqa: ASYNC110 - others get their turn between two portions
                 await asyncio.sleep(0)
+            unsure = self.source.unsure() if confirming is None or confirming.done() else []
+            if unsure:
+                confirming = asyncio.create_task(self._confirm(self.source, unsure))
             for walked in self._sweeps.settled(self.mount.clock()):
                 self.mount.log.info("swept", path=show(walked.path), directories=walked.directories)
             self.mount.metrics.swept(self._sweeps.walks, self._sweeps.swept)
@@ -134,6 +138,14 @@ class Worker:
             with suppress(OSError):
                 self.mount.round_trip = await self.mount.run(longest_round_trip, self.mount.overlay.lowers)
             await asyncio.sleep(MEASURE_EVERY)
+
+    async def _confirm(self, source: HeatSource, paths: Sequence[bytes]) -> None:
+        """Let the source look at what it is unsure of, at the rate of rechecks; it is heard meanwhile."""
+        await self.mount.rechecks.take(len(paths))
+        try:
+            await self.mount.run(source.confirm, paths)
+        except (PoolClosed, PromoterdError, OSError) as error:
+            self.mount.log.debug("not_confirmed", reason=str(error))
 
     async def _promote(self) -> None:
         try:

@@ -1,14 +1,17 @@
 """The loops of one mount, in this process, on a real overlay with a real source of heat."""
 
 import asyncio
+import errno
 import os
+import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
+from promoterd import worker as worker_module
 from promoterd.heat.base import MountView
 from promoterd.heat.inotify import InotifySource
 from promoterd.heat.tracker import HeatTracker
@@ -22,12 +25,14 @@ MakeOverlay = Callable[..., MountedOverlay]
 
 
 @contextmanager
-def working(mounted: MountedOverlay) -> Iterator[tuple[Worker, InotifySource, Metrics]]:
+def working(
+    mounted: MountedOverlay, kind: type[InotifySource] = InotifySource
+) -> Iterator[tuple[Worker, InotifySource, Metrics]]:
     metrics = Metrics()
     with taken(mounted, heat={"threshold": 1e9}, metrics=metrics) as mount:
         worker, overlay, policy = Worker(mount, HeatTracker(60.0)), mount.overlay, mount.policy
         layers = tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None)
-        source = InotifySource(
+        source = kind(
             MountView(overlay.mountpoint, overlay.device, policy.may_promote, policy.may_promote_below, layers), worker
         )
         source.start()
@@ -130,3 +135,44 @@ def test_a_loop_that_is_woken_as_it_is_cancelled_ends(make_overlay: MakeOverlay,
             assert done, still
 
         asyncio.run(woken_and_cancelled())
+
+
+class Unsure(InotifySource):
+    """Has one directory to be confirmed, and a look at it that takes as long as the test says."""
+
+    def __init__(self, view: MountView, sink: Worker) -> None:
+        super().__init__(view, sink)
+        self.confirmed: list[list[bytes]] = []
+        self.drained = 0
+        self.answer = threading.Event()
+
+    def drain(self) -> int:
+        self.drained += 1
+        return super().drain()
+
+    def unsure(self) -> list[bytes]:
+        return [b"app/lib"]
+
+    def confirm(self, paths: Iterable[bytes]) -> None:
+        self.confirmed.append(list(paths))
+        if len(self.confirmed) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        self.answer.wait(30)
+
+
+def test_what_is_unsure_is_confirmed_and_nothing_waits_for_that(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker_module, "DRAIN_EVERY", 0.02)
+    with working(make_overlay({"app": {"lib": files(2)}}), Unsure) as (worker, source, _):
+        assert isinstance(source, Unsure)
+
+        async def confirm() -> None:
+            await until(lambda: len(source.confirmed) == 2)
+            before = source.drained
+            await until(lambda: source.drained > before + 5)
+            assert source.confirmed == [[b"app/lib"]] * 2, "not another one while it lasts"
+            source.answer.set()
+            await until(lambda: len(source.confirmed) > 2)
+
+        run(worker, source, confirm)

@@ -3,7 +3,8 @@
 A source hears what applications do on one mount and tells a sink which directories that concerns. Sources are classes
 registered under the entry point group ``promoterd.heat_sources``. Two kinds are provided for: those that must be told
 each directory to listen at (inotify), and those that hear everything at once (fanotify on the mount, tracepoints of the
-NFS client). The latter have ``arms = False``, leave out what our own process does, and need none of the arming calls.
+NFS client). The latter have ``arms = False`` and leave out what our own process does. Those that are told inodes and no
+paths want to learn all the same which directories there are.
 """
 
 from abc import ABC, abstractmethod
@@ -58,7 +59,8 @@ class MountView:
     ``device`` is the overlay's own device number. ``layers`` are the directories that the overlay was made of, upper
     first, for sources that are told inode numbers of a layer. ``may_promote`` says whether policy could promote a
     directory, ``may_promote_below`` whether it could promote that or anything in it; both are pure and quick.
-    ``max_watches`` is a number of watches, or a share of what the kernel grants the user.
+    ``max_watches`` is a number of watches, or a share of what the kernel grants the user, ``max_directories`` what a
+    source may keep in mind.
     """
 
     mountpoint: bytes
@@ -67,6 +69,7 @@ class MountView:
     may_promote_below: Callable[[bytes], bool]
     layers: tuple[bytes, ...] = ()
     max_watches: ShareOrAmount = _HALF
+    max_directories: int = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +175,16 @@ class HeatSource(ABC):
     def refused(self) -> list[bytes]:
         """The directories that should be armed and could not be; :meth:`arm` them again at times."""
         return []
+
+    def unsure(self) -> list[bytes]:
+        """The directories that are to be confirmed before it can be said what was heard of them; asked after a drain.
+
+        For sources that are told inodes: what they know of a directory may be out of date.
+        """
+        return []
+
+    def confirm(self, paths: Iterable[bytes]) -> None:  # noqa: B027 - for sources that are sure
+        """Look at these directories, of which the source was unsure; waits for the mount. Raises OSError."""
 
     def arm(self, paths: Iterable[bytes]) -> Armed:  # noqa: ARG002 - for sources that hear everything
         """Hear these directories from now on, but for those that are disarmed and those that policy cannot promote.

@@ -174,6 +174,16 @@ class CombinedSource(HeatSource):
         asked = list(paths)
         return _together(source.arm(asked) for source in self._sources())
 
+    def unsure(self) -> list[bytes]:
+        """As :meth:`HeatSource.unsure`."""
+        return list(dict.fromkeys(path for source in self._sources() for path in source.unsure()))
+
+    def confirm(self, paths: Iterable[bytes]) -> None:
+        """As :meth:`HeatSource.confirm`."""
+        asked = list(paths)
+        for source in self._sources():
+            source.confirm(asked)
+
     def disarm(self, paths: Iterable[bytes]) -> None:
         """As :meth:`HeatSource.disarm`."""
         quiet = set(paths)

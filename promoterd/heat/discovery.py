@@ -9,7 +9,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from promoterd.overlay import beneath, xattrs
+from promoterd.overlay import beneath
+from promoterd.overlay.parts import Places, merged, places
 from promoterd.pacing import listed, owe
 from promoterd.paths import ancestors, join
 
@@ -21,7 +22,7 @@ class Walk:
     """Breadth-first over the directories of an overlay, as far as policy could promote something there.
 
     ``layers`` are the roots of the layers, upper first. Symlinks are not followed and other file systems not entered.
-    What vanishes meanwhile is left out; a renamed directory's lower part, which a redirect leads to, is not found.
+    What vanishes meanwhile is left out; redirects are followed, so that what is in a renamed directory is found.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Walk:
         the caller can hold it back. Nothing stays open between batches. Raises OSError where a layer's root cannot be
         opened, or the server answers with an error that is not about one directory.
         """
-        waiting: deque[tuple[bytes, tuple[int, ...]]] = deque()
+        waiting: deque[tuple[bytes, Places | None]] = deque()
         if self.may_promote_below(start):
             with self._roots() as roots:
-                waiting.append((start, self._candidates(roots, start)))
+                waiting.append((start, _above(roots, start)))
         while waiting:
             room = min(self.batch, self.max_directories - self.listed)
             if room <= 0:
@@ -63,12 +64,12 @@ class Walk:
             chunk = [waiting.popleft() for _ in range(min(room, len(waiting)))]
             yield [path for path, _ in chunk if self.may_promote(path)]
             with self._roots() as roots:
-                for path, layers in chunk:
+                for path, above in chunk:
                     self.listed += 1
                     owe(2)
-                    names, merged = self._children(roots, path, layers)
+                    names, here = _children(roots, path, above)
                     children = (join(path, os.fsencode(name)) for name in names)
-                    waiting.extend((child, merged) for child in children if self.may_promote_below(child))
+                    waiting.extend((child, here) for child in children if self.may_promote_below(child))
 
     @contextmanager
     def _roots(self) -> Iterator[list[int]]:
@@ -79,47 +80,29 @@ class Walk:
                 stack.callback(os.close, roots[-1])
             yield roots
 
-    def _candidates(self, roots: Sequence[int], path: bytes) -> tuple[int, ...]:
-        """The layers that ``path`` may have a directory in: those that its parent is merged of."""
-        layers = tuple(range(len(roots)))
-        for ancestor in [b"", *ancestors(path)] if path else []:
-            layers = tuple(number for number, _ in self._merged(roots, ancestor, layers))
-        return layers
 
-    def _children(
-        self, roots: Sequence[int], path: bytes, layers: tuple[int, ...]
-    ) -> tuple[list[str], tuple[int, ...]]:
-        """The names of the child directories, and the layers that the directory is merged of."""
-        is_directory: dict[str, bool] = {}
-        found = []
-        for number, directory in self._merged(roots, path, layers):
-            found.append(number)
-            try:
-                with os.scandir(directory) as entries:
-                    for entry in listed(entries) if number == layers[-1] else entries:
-                        itself = entry.is_dir(follow_symlinks=False)
-                        if itself or number != layers[-1]:  # a whiteout or file hides what the layers below have
-                            is_directory.setdefault(entry.name, itself)
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, *_UNREADABLE):
-                    raise
-        return sorted(name for name, itself in is_directory.items() if itself), tuple(found)
+def _above(roots: Sequence[int], path: bytes) -> Places | None:
+    """The places of the directory that holds ``path``; None for the root."""
+    found: Places | None = None
+    for ancestor in [b"", *ancestors(path)] if path else []:
+        found = places(roots, found, ancestor.rpartition(b"/")[2], _UNREADABLE)
+    return found
 
-    def _merged(self, roots: Sequence[int], path: bytes, layers: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-        """The directories that are merged at ``path``, top first: the layer's number, and a descriptor for a moment."""
-        for number in layers:
-            try:
-                directory = beneath.open_beneath(roots[number], path, beneath.READ_DIRECTORY)
-            except OSError as error:
-                if error.errno in (errno.ENOTDIR, errno.ELOOP):
-                    return  # a file or symlink ends the merging (ovl_lookup, fs/overlayfs/namei.c)
-                if error.errno != errno.ENOENT and error.errno not in _UNREADABLE:
-                    raise
-                continue
-            try:
-                yield number, directory
-                opaque = xattrs.get(xattrs.descriptor(directory), xattrs.OPAQUE) if number != layers[-1] else None
-            finally:
-                os.close(directory)
-            if opaque == xattrs.OPAQUE_YES:
-                return
+
+def _children(roots: Sequence[int], path: bytes, above: Places | None) -> tuple[list[str], Places]:
+    """The names of the child directories, and the places of the directory itself."""
+    is_directory: dict[str, bool] = {}
+    found: list[bytes | None] = [None] * len(roots)
+    name = path.rpartition(b"/")[2]
+    for layer, place, directory in merged(roots, above, name, beneath.READ_DIRECTORY, _UNREADABLE):
+        found[layer] = place
+        try:
+            with os.scandir(directory) as entries:
+                for entry in listed(entries) if layer == len(roots) - 1 else entries:
+                    itself = entry.is_dir(follow_symlinks=False)
+                    if itself or layer != len(roots) - 1:  # a whiteout or file hides what the layers below have
+                        is_directory.setdefault(entry.name, itself)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, *_UNREADABLE):
+                raise
+    return sorted(name for name, itself in is_directory.items() if itself), tuple(found)

@@ -1,7 +1,7 @@
 """Several sources as one; what fails is replaced and takes no other with it."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -205,3 +205,24 @@ def test_where_lower_layers_lie(make_overlay: MakeOverlay, tmp_path: Path) -> No
     os.symlink(counting.layers[0], tmp_path / "link")
     assert lower_of([bytes(tmp_path / "link")]) is Lower.NETWORK
     assert lower_of([bytes(tmp_path / "link")], follow=False) is Lower.LOCAL
+
+
+def test_what_one_is_unsure_of_only_that_one_confirms(overlay: MountedOverlay) -> None:
+    class Unsure(Lookups):
+        asked: list[bytes] = []  # noqa: RUF012 - the class is what the test reaches
+
+        def unsure(self) -> list[bytes]:
+            return [LIB, DOC]
+
+        def confirm(self, paths: Iterable[bytes]) -> None:
+            self.asked.extend(paths)
+
+    source = CombinedSource(view_of(overlay), Sink(), lower=Lower.NFS4)
+    source._running = {
+        "nfs-trace": Unsure(view_of(overlay), Sink()),
+        "inotify": InotifySource(view_of(overlay), Sink()),
+    }
+    assert source.unsure() == [LIB, DOC]
+    source.confirm([LIB])
+    assert Unsure.asked == [LIB]
+    assert source.paths() == [], "inotify was not armed by that"

@@ -260,3 +260,14 @@ def test_the_overlay_is_not_touched(make_overlay: Callable[..., MountedOverlay])
     overlay.umount()
     assert b"app/lib/sub/deep" in found_by(walk_of(overlay.upper, *overlay.layers))
     overlay.mount()
+
+
+def test_what_is_in_a_renamed_directory(make_overlay: Callable[..., MountedOverlay]) -> None:
+    overlay = make_overlay(TREE)
+    os.rename(overlay.at("app/lib"), overlay.at("app/moved"))
+    os.rename(overlay.at("app"), overlay.at("etc/app"))
+    walk = walk_of(overlay.upper, *overlay.layers)
+    assert sorted(found_by(walk)) == [
+        *(b"", b"etc", b"etc/app", b"etc/app/doc", b"etc/app/moved", b"etc/app/moved/sub", b"etc/app/moved/sub/deep")
+    ]
+    assert b"etc/app/moved/sub" in found_by(walk, b"etc/app/moved")

@@ -47,6 +47,11 @@ def _loop() -> str | None:
     return None if os.path.exists("/dev/loop-control") else "no loop devices"
 
 
+def _tracefs() -> str | None:
+    with open("/proc/filesystems", encoding="ascii") as file:
+        return None if "\ttracefs\n" in file.read() else "this kernel has no tracefs"
+
+
 def _program(name: str) -> Callable[[], str | None]:
     return lambda: None if shutil.which(name) else f"{name} is not installed"
 
@@ -60,6 +65,7 @@ _CHECKS: dict[str, Callable[[], str | None]] = {
     "fuse": _fuse,
     "overlay": _overlay,
     "loop": _loop,
+    "tracefs": _tracefs,
     "systemd-fstab-generator": _generator,
     **{
         name: _program(name)

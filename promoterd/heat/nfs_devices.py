@@ -1,0 +1,97 @@
+"""Which NFS file systems an overlay's layers lie on, and which other overlays lie on them, from the mount table alone.
+
+No path is touched below a network file system, so that no server is asked, dead or alive.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from promoterd.heat.base import MountView
+from promoterd.overlay.mountinfo import MountEntry, MountTree, is_at_or_below, is_network, read
+from promoterd.overlay.mounts import read_overlays
+from promoterd.overlay.nfs import FSTYPES
+from promoterd.paths import join
+
+_VERSION = re.compile(rb"(?:^|,)vers=(\d)")
+_MOST_LINKS = 40
+
+
+Device: TypeAlias = tuple[tuple[int, int], int]
+"""An NFS file system's device number, and the version of its protocol: 3 or 4."""
+
+
+def devices_of(layers: Sequence[bytes]) -> list[Device]:
+    """The NFS file systems that hold a layer."""
+    tree = MountTree(read())
+    found = (entry for layer in layers if (entry := _place(tree, layer)[0]) is not None)
+    return list(dict.fromkeys((entry.device, _version(entry)) for entry in found if entry.fstype in FSTYPES))
+
+
+def _version(entry: MountEntry) -> int:
+    match = _VERSION.search(entry.super_options)
+    return 3 if match is None or match[1] in (b"2", b"3") else 4
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """What of an overlay's layers other overlays show as well, as far as this mount namespace has them."""
+
+    roots: tuple[tuple[MountEntry | None, bytes], ...]
+    others: tuple[tuple[tuple[int, int], bytes], ...]
+
+    @classmethod
+    def now(cls, view: MountView) -> "Sharing":
+        """As the mount table is now. Raises OSError."""
+        tree = MountTree(read())
+        others = []
+        for overlay in read_overlays():
+            if overlay.device != view.device:
+                places = (_place(tree, layer) for layer in overlay.lowers)
+                others += [(entry.device, inside) for entry, inside in places if entry is not None]
+        return cls(tuple(_place(tree, layer) for layer in view.layers), tuple(others))
+
+    def shows(self, layer: int, place: bytes) -> bool:
+        """Whether another overlay shows this directory of a layer."""
+        entry, inside = self.roots[layer]
+        if entry is None:
+            return False
+        path = b"/" + join(inside.strip(b"/"), place) if place else inside
+        return any(device == entry.device and is_at_or_below(path, root) for device, root in self.others)
+
+
+def _place(tree: MountTree, layer: bytes) -> tuple[MountEntry | None, bytes]:
+    """The mount that holds a layer's root, and the root's path inside that file system."""
+    path = _resolve(tree, layer)
+    entry = tree.at(path)
+    if entry is None:
+        return None, b"/"
+    inside = os.path.normpath(entry.root + b"/" + path[len(entry.mountpoint) :])
+    return entry, re.sub(rb"^/+", b"/", inside)
+
+
+def _resolve(tree: MountTree, path: bytes) -> bytes:
+    """A path without symlinks, as far as they lie on local file systems; those on a network's are left as they are."""
+    done, rest, links = b"/", list(_names(path)), 0
+    while rest:
+        here = os.path.join(done, rest.pop(0))
+        entry = tree.at(here)
+        if entry is None or is_network(entry.fstype):
+            return os.path.normpath(os.path.join(here, *rest))
+        try:
+            target = os.readlink(here)
+        except OSError:
+            done = here
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return path
+        rest = [*_names(target), *rest]
+        done = b"/" if target.startswith(b"/") else done
+    return os.path.normpath(done)
+
+
+def _names(path: bytes) -> Iterator[bytes]:
+    return (name for name in path.split(b"/") if name not in (b"", b"."))

@@ -1,0 +1,126 @@
+from pathlib import Path
+
+import pytest
+
+from promoterd.heat.attribution import Inode
+from promoterd.heat.base import Kind
+from promoterd.heat.histograms import Growth, Histogram, clearing, parse
+from promoterd.heat.lookups import Reading
+from promoterd.heat.tracepoints import (
+    DEFINITION,
+    EXIT,
+    MISS_EVENT,
+    Meaning,
+    Trigger,
+    has_field,
+    joined,
+    kernel_device,
+    together,
+    told_apart,
+)
+
+SAMPLES = Path(__file__).parent / "samples"
+OURS = [31]
+
+
+def sample(name: str) -> bytes:
+    """What a kernel of that series showed: the same seven lookups, three of them of names that do not exist."""
+    return (SAMPLES / name).read_bytes()
+
+
+def read(reading: Reading, triggers: list[Trigger], *shown: bytes) -> dict[tuple[Inode, str], int]:
+    found = [histogram for text in shown for histogram in parse(text)]
+    pairs = [(trigger, histogram) for histogram in found for trigger in triggers if trigger.is_in(histogram.trigger)]
+    return dict(reading.take(pairs).uses)
+
+
+def test_what_linux_6_12_shows() -> None:
+    missed, found = parse(sample("lookup_exit-6.12"))
+    assert (missed.rows, missed.hits, missed.entries, missed.dropped) == ({(31, 2641, 0): 3}, 3, 1, 0)
+    assert found.rows == {(31, 2639, 0): 1, (31, 2640, 0): 1, (31, 2641, 0): 4}
+    uses = read(Reading(None), told_apart(OURS, 256), sample("lookup_exit-6.12"))
+    assert uses == {
+        (Inode(31, 2641), Kind.MISS): 3,
+        (Inode(31, 2641), Kind.FOUND): 4,
+        (Inode(31, 2639), Kind.FOUND): 1,
+        (Inode(31, 2640), Kind.FOUND): 1,
+    }
+
+
+def test_nonsense_is_left_out() -> None:
+    assert parse(b"") == []
+    assert parse(b"# event histogram\n#\n# trigger info: hist:keys=dev [active]\n#\n") == []
+    assert parse(sample("lookup_exit-6.12")[:200]) == []
+
+
+def histogram(rows: dict[tuple[int, ...], int], dropped: int = 0) -> Histogram:
+    return Histogram("hist:keys=dev,dir", rows, sum(rows.values()) + dropped, len(rows), dropped)
+
+
+def test_only_what_a_histogram_gained_counts() -> None:
+    growth = Growth()
+    assert growth.gained(histogram({(1, 2): 3})) == {(1, 2): 3}
+    assert growth.gained(histogram({(1, 2): 3})) == {}
+    assert growth.gained(histogram({(1, 2): 5, (1, 3): 1})) == {(1, 2): 2, (1, 3): 1}
+    assert [growth.dropped(histogram({}, dropped)) for dropped in (4, 4, 9)] == [4, 0, 5]
+    growth.cleared()
+    assert growth.gained(histogram({(1, 2): 1})) == {(1, 2): 1}
+    assert growth.dropped(histogram({}, 2)) == 2
+
+
+def lookups(missed: int, both: int) -> list[tuple[Trigger, Histogram]]:
+    all_of, _ = together(OURS, 128)
+    misses = joined(OURS, [4], 128)[-1]
+    return [(misses, histogram({(31, 5, 2): missed})), (all_of, histogram({(31, 5, 0): both}))]
+
+
+def test_a_miss_that_is_read_before_it_is_in_both_is_taken_off_later() -> None:
+    reading, seen = Reading(Kind.FOUND), Inode(31, 5)
+    assert reading.take(lookups(4, 3)).uses == {(seen, Kind.MISS): 4}
+    assert reading.take(lookups(4, 6)).uses == {(seen, Kind.FOUND): 2}
+    assert reading.take(lookups(4, 6)).events == 0
+
+
+def test_other_errors_are_counted_and_are_no_use() -> None:
+    missed, _, elsewhere = told_apart(OURS, 128)
+    rows: dict[tuple[int, ...], int] = {(31, 5, 0): 2, (31, 5, 13): 3, (31, 6, 116): 4}
+    taken = Reading(None).take([(missed, histogram(rows, dropped=6)), (elsewhere, histogram({(31,): 8}))])
+    assert taken.uses == {(Inode(31, 5), Kind.MISS): 2}
+    assert (taken.failed, taken.dropped, taken.elsewhere, taken.events) == (7, 6, 8, 2 + 7 + 6 + 8)
+
+
+def test_commands() -> None:
+    missed, found, elsewhere = told_apart([31, 47], 4096)
+    condition = "(dev == 31 || dev == 47) && flags == 0 && fileid == 0"
+    assert missed.command == f"hist:keys=dev,dir,error:size=4096 if {condition}"
+    assert clearing(missed.command) == f"hist:keys=dev,dir,error:size=4096:clear if {condition}"
+    assert clearing("hist:keys=dev:size=128") == "hist:keys=dev:size=128:clear"
+    assert found.condition.endswith("fileid != 0")
+    assert (elsewhere.meaning, elsewhere.command.count("flags != 0")) == (Meaning.ELSEWHERE, 1)
+
+
+def test_the_join_takes_its_misses_from_the_protocol_in_use() -> None:
+    v3, hand_on, misses = joined(OURS, [3, 3], 1024)
+    assert v3.event == "nfs/nfs_xdr_status"
+    assert (hand_on.event, misses.event) == (EXIT, MISS_EVENT)
+    assert hand_on.command == (
+        "hist:keys=common_pid:m3=$v3+0,d3=dev,i3=dir,f3=flags"
+        ":onmatch(nfs.nfs_xdr_status).trace(promoterd_miss,$d3,$i3,$f3,$m3):size=1024"
+    )
+    assert [field.split()[1] for field in DEFINITION.partition(" ")[2].split("; ")] == ["dev", "dir", "flags", "missed"]
+    assert [trigger.event for trigger in joined(OURS, [4, 3], 128)] == [
+        *("nfs/nfs_xdr_status", "nfs4/nfs4_lookup", EXIT, EXIT, MISS_EVENT)
+    ]
+
+
+@pytest.mark.parametrize(("name", "there"), [("fileid", True), ("dir", True), ("file", False), ("error", False)])
+def test_fields_of_an_event(name: str, there: bool) -> None:
+    layout = (
+        "name: nfs_lookup_exit\nID: 1\nformat:\n\tfield:unsigned short common_type;\toffset:0;\n\n"
+        '\tfield:u64 dir;\toffset:32;\n\tfield:u64 fileid;\toffset:40;\n\nprint fmt: "error=%ld", REC->error\n'
+    )
+    assert has_field(layout, name) is there
+
+
+def test_a_device_as_the_kernel_keeps_it() -> None:
+    assert [kernel_device(device) for device in ((0, 31), (8, 1), (0, 1 << 19))] == [31, (8 << 20) + 1, 1 << 19]

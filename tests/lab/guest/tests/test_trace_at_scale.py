@@ -1,0 +1,125 @@
+"""The NFS client's tracepoints as a heat source: a whole launch, many lookups, and what they cost."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from lab.guest import rpcs
+from lab.guest.elsewhere import Elsewhere, elsewhere
+from lab.guest.measure import MANIFEST, say
+from lab.guest.stack import Nfs, cool, mounted_nfs, overlay_on, upper_home
+from lab.guest.tracing import Tracing, mount_tracefs
+from lab.manifest import Manifest
+from promoterd.heat.base import Kind
+from support.daemons import mount_policy
+from support.overlays import MountedOverlay
+from support.trees import files
+
+MakeOverlay = Callable[..., MountedOverlay]
+COVERED = 0.99
+MANY = 100_000
+COLD, ROUNDS = 20_000, 10
+_LAUNCH = "import sys; from lab.guest.launch import launch; launch(sys.argv[1], sys.argv[2])"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tracefs() -> None:
+    mount_tracefs()
+
+
+@pytest.fixture
+def user() -> Iterator[Elsewhere]:
+    with elsewhere() as process:
+        yield process
+
+
+@pytest.mark.parametrize("version", ["4.2", "3"])
+def test_what_is_hot_after_a_launch_covers_what_it_missed(
+    version: str, user: Elsewhere, capfd: pytest.CaptureFixture[str]
+) -> None:
+    manifest = Manifest.load(MANIFEST)
+    with ExitStack() as stack:
+        layer = stack.enter_context(mounted_nfs(Nfs(version, "actimeo=600")))
+        home = stack.enter_context(upper_home("tmpfs"))
+        overlay = stack.enter_context(overlay_on([layer], home))
+        heard = Tracing(overlay)
+        stack.callback(heard.source.close)
+        cool(overlay)
+        with rpcs.counted() as counts:
+            user.python(_LAUNCH, os.fsdecode(overlay.mountpoint), MANIFEST)
+        heat = heard.drained()
+    total: Counter[bytes] = Counter()
+    for (path, _), weight in heat.items():
+        total[path] += weight
+    threshold = mount_policy(overlay)["heat"]["threshold"]
+    hot = {path for path, weight in total.items() if weight >= threshold}
+    missed = sum(weight for (path, kind), weight in heat.items() if kind == Kind.MISS)
+    in_hot = sum(weight for (path, kind), weight in heat.items() if kind == Kind.MISS and path in hot)
+    stats = heard.source.stats()
+    with capfd.disabled():
+        say(f"trace {version}: a launch misses {counts.missing} names, {missed} heard, {in_hot} in hot directories")
+    assert in_hot >= COVERED * counts.missing > 0
+    assert missed <= counts.missing
+    assert {os.fsencode(path) for path in manifest.only_missed} <= hot
+    assert (stats.unattributed, stats.sampled) == (0, 0)
+
+
+@pytest.mark.thorough
+def test_no_lookup_of_very_many_is_attributed_to_another_directory(make_overlay: MakeOverlay, user: Elsewhere) -> None:
+    chance = random.Random(1)
+    tree = {f"d{number:02}": {"in": files(3), "aside": files(2)} for number in range(50)}
+    overlay, bystander = (make_overlay(tree, Nfs(version, "actimeo=600,nosharecache")) for version in ("4.2", "3"))
+    heard, not_heard = Tracing(overlay), Tracing(bystander)
+    with ExitStack() as stack:
+        stack.callback(heard.source.close)
+        stack.callback(not_heard.source.close)
+        cool(overlay, bystander)
+        expected: Counter[bytes] = Counter()
+        got: Counter[tuple[bytes, str]] = Counter()
+        for turn in range(50):
+            names = []
+            for number in range(MANY // 50):
+                directory = b"d%02d/in" % chance.randrange(50)
+                expected[directory] += 1
+                names.append(overlay.at(directory + b"/%d-%d" % (turn, number)))
+            user.look_up(names)
+            for number in range(50):  # what this process does itself is nobody's
+                os.path.lexists(overlay.at(b"d%02d/aside/%d" % (number, turn)))
+            got += heard.drained()
+        misses = {path: weight for (path, kind), weight in got.items() if kind == Kind.MISS}
+        assert misses == expected
+        assert {path for path, _ in got} <= {b"", *(b"d%02d" % number for number in range(50)), *expected}
+        assert not_heard.drained() == {}
+        assert heard.source.stats().unattributed == 0
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("version", ["4.2", "3"])
+def test_what_counting_costs(
+    make_overlay: MakeOverlay, user: Elsewhere, version: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Rounds with and without take turns, and are told as a ratio: an emulated machine is noisy."""
+    overlay = make_overlay({"lib": files(3)}, Nfs(version, "actimeo=600"))
+    seconds = {True: 0.0, False: 0.0}
+    each = COLD // ROUNDS
+    heard = 0
+    user.look_up(overlay.at(b"lib/warm-%d" % number) for number in range(each))
+    for turn in range(2 * ROUNDS):
+        on = (turn + turn // 2) % 2 == 0  # neither is always the first of a pair
+        names = [overlay.at(b"lib/%d-%d" % (turn, number)) for number in range(each)]
+        tracing = Tracing(overlay) if on else None
+        begun = time.perf_counter()
+        user.look_up(names)
+        seconds[on] += time.perf_counter() - begun
+        if tracing is not None:
+            heard += tracing.drained()[b"lib", Kind.MISS]
+            tracing.source.close()
+    assert heard == COLD
+    with capfd.disabled():
+        ratio = seconds[True] / seconds[False]
+        say(f"trace {version}: {COLD} cold lookups take {ratio:.3f} times as long when they are counted, {seconds}")
