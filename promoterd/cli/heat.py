@@ -1,5 +1,6 @@
 """``promoterd heat``: heat lists as files."""
 
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -12,12 +13,27 @@ heat = typer.Typer(
     rich_markup_mode=None,
 )
 
+
+class Kind(StrEnum):
+    """Kinds of use, as a heat list has them."""
+
+    OPEN = "open"
+    LIST = "list"
+    MISS = "miss"
+    FOUND = "found"
+
+
 MinCount = Annotated[
     int, typer.Option("--min-count", min=0, metavar="N", help="Leave out what was used less often than this.")
 ]
 Top = Annotated[
     int | None,
     typer.Option("--top", min=1, metavar="N", help="Leave out all but the most used ones.", show_default=False),
+]
+
+By = Annotated[
+    Kind | None,
+    typer.Option("--by", help="Which uses count for order and cuts.  [default: all]", show_default=False),
 ]
 
 
@@ -37,12 +53,13 @@ def merge(
     ] = "-",
     min_count: MinCount = 0,
     top: Top = None,
+    by: By = None,
     as_json: Json = False,
 ) -> None:
     """Merge heat lists into one. Counts and runs add up, so lists can be merged in any order and in many steps."""
-    from promoterd.cli.listing import merge_lists
+    from promoterd.cli.listing import Cut, merge_lists
 
-    merge_lists(lists or ["-"], output, min_count=min_count, top=top, as_json=as_json)
+    merge_lists(lists or ["-"], output, cut=Cut(min_count, top, by), as_json=as_json)
 
 
 @heat.command()
@@ -55,12 +72,13 @@ def dump(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = "-",
     min_count: MinCount = 0,
     top: Top = None,
+    by: By = None,
     config: Config = None,
     socket: Socket = None,
     as_json: Json = False,
 ) -> None:
     """Write the daemon's heat as a heat list. What was used long ago counts less, as the policy's half_life says."""
     from promoterd.cli.asking import Daemon
-    from promoterd.cli.listing import dump_heat
+    from promoterd.cli.listing import Cut, dump_heat
 
-    dump_heat(Daemon(config, socket), mount, output, min_count=min_count, top=top, as_json=as_json)
+    dump_heat(Daemon(config, socket), mount, output, cut=Cut(min_count, top, by), as_json=as_json)

@@ -1,5 +1,6 @@
 """``promoterd heat``, and heat lists as the command line shows them."""
 
+from dataclasses import dataclass
 from typing import Any
 
 from promoterd.cli.asking import Daemon
@@ -13,14 +14,25 @@ from promoterd.heatlist.text import VERSION, dumps
 from promoterd.paths import display
 
 
-def merge_lists(lists: list[str], output: str, *, min_count: int, top: int | None, as_json: bool) -> None:
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """What of a list is wanted, and which kind of use counts for that."""
+
+    min_count: int = 0
+    top: int | None = None
+    by: str | None = None
+
+    def of(self, heat: HeatList) -> HeatList:
+        """The list, cut."""
+        return heat.cut(min_count=self.min_count, top=self.top, by=self.by)
+
+
+def merge_lists(lists: list[str], output: str, *, cut: Cut, as_json: bool) -> None:
     """Write the merged list. Raises HeatListError."""
-    _put_out(read_list(lists).cut(min_count=min_count, top=top), output, as_json=as_json)
+    _put_out(cut.of(read_list(lists)), output, as_json=as_json)
 
 
-def dump_heat(
-    daemon: Daemon, mount: str | None, output: str, *, min_count: int, top: int | None, as_json: bool
-) -> None:
+def dump_heat(daemon: Daemon, mount: str | None, output: str, *, cut: Cut, as_json: bool) -> None:
     """Write what the daemon knows of heat now. Raises DaemonUnreachable, HeatListError."""
     answer = daemon.ask(Request(command="heat", path=None if mount is None else absolute(mount)))
     heat = HeatList(runs=1)
@@ -30,7 +42,7 @@ def dump_heat(
         for directory in found["directories"]:
             for kind, count in directory["uses"].items():
                 heat.add(mountpoint, text_to_path(directory["path"]), Uses.of(kind, count))
-    _put_out(heat.cut(min_count=min_count, top=top), output, as_json=as_json)
+    _put_out(cut.of(heat), output, as_json=as_json)
 
 
 def _put_out(heat: HeatList, output: str, *, as_json: bool) -> None:

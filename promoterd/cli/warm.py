@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from promoterd.cli.heat import MinCount, Top
+from promoterd.cli.heat import By, MinCount, Top
 from promoterd.cli.options import Config, Json, Socket
 
 
@@ -39,6 +39,7 @@ def warm(  # noqa: PLR0913, PLR0917 - one parameter for each option
     ] = None,
     min_count: MinCount = 0,
     top: Top = None,
+    by: By = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be promoted; promote nothing.")] = False,
     config: Config = None,
     socket: Socket = None,
@@ -46,9 +47,9 @@ def warm(  # noqa: PLR0913, PLR0917 - one parameter for each option
 ) -> int:
     """Promote the directories of heat lists. The most used first; broken off, the same command goes on from there."""
     from promoterd.cli.asking import Daemon
+    from promoterd.cli.listing import Cut
     from promoterd.cli.warming import Asked, warm_lists
 
-    asked = Asked(
-        lists or [], retry=retry, failures=failures, mounts=mount or [], min_count=min_count, top=top, dry_run=dry_run
-    )
+    cut = Cut(min_count, top, by)
+    asked = Asked(lists or [], retry=retry, failures=failures, mounts=mount or [], cut=cut, dry_run=dry_run)
     return warm_lists(Daemon(config, socket), asked, as_json=as_json)

@@ -10,6 +10,7 @@ from typing import Any, Final
 from promoterd.cli import render_warm
 from promoterd.cli.asking import Daemon
 from promoterd.cli.direct import work_on
+from promoterd.cli.listing import Cut
 from promoterd.cli.output import say_json, say_rich
 from promoterd.cli.privilege import require_privilege
 from promoterd.cli.progress import Advance, progress_bar
@@ -41,22 +42,21 @@ class Asked:
     retry: str | None
     failures: str | None
     mounts: list[str]
-    min_count: int
-    top: int | None
+    cut: Cut
     dry_run: bool
 
     def read(self) -> HeatList:
         """What is to be warmed. Raises UsageError, HeatListError."""
         if bool(self.lists) == (self.retry is not None):
             raise UsageError("either lists or --retry", hint="`promoterd warm LIST`, or `promoterd warm --retry FILE`")
-        if self.retry is not None and (self.failures or self.dry_run or self.mounts or self.min_count or self.top):
+        if self.retry is not None and (self.failures or self.dry_run or self.mounts or self.cut != Cut()):
             raise UsageError(
                 "--retry FILE goes with no other option about what to promote",
                 hint="FILE itself has what fails again; it can be given as a LIST with any option, too",
             )
         if self.written is not None:
             check_writable(self.written)
-        heat = read_list(self.lists if self.retry is None else [self.retry]).cut(min_count=self.min_count, top=self.top)
+        heat = self.cut.of(read_list(self.lists if self.retry is None else [self.retry]))
         if self.mounts:
             points = {os.path.realpath(os.fsencode(mount)) for mount in self.mounts}
             heat.mounts = {point: found for point, found in heat.mounts.items() if point in points}
@@ -115,7 +115,7 @@ def _with_reason(warmed: Warmed) -> dict[str, Any]:
 def warm_lists(daemon: Daemon, asked: Asked, *, as_json: bool) -> int:
     """Promote what policy allows of the lists; 0 if nothing failed. Raises PromoterdError."""
     heat = asked.read()
-    accounts = [_Account(point, heat.hottest(point)) for point in sorted(heat.mounts)]
+    accounts = [_Account(point, heat.hottest(point, asked.cut.by)) for point in sorted(heat.mounts)]
     if daemon.runs:
         work: _Work = partial(_through, daemon, dry_run=asked.dry_run)
     else:

@@ -1,6 +1,6 @@
 """Heat lists as values (pure): merging, cutting, and which directory comes first."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -20,6 +20,10 @@ class Uses(NamedTuple):
     def total(self) -> int:
         """All uses."""
         return sum(self)
+
+    def count(self, by: str | None) -> int:
+        """The uses of one kind, or all."""
+        return sum(self) if by is None else self[KINDS.index(by)]
 
     @classmethod
     def of(cls, kind: str, count: int = 1) -> "Uses":
@@ -64,10 +68,13 @@ class HeatList:
             for path, uses in directories.items():
                 self.add(mountpoint, path, uses)
 
-    def cut(self, *, min_count: int = 0, top: int | None = None) -> "HeatList":
-        """The directories that were used at least ``min_count`` times, and of these the ``top`` most used."""
-        kept = [(mountpoint, path, uses) for mountpoint, path, uses in self.ranked() if uses.total >= min_count]
-        return self.only((mountpoint, path) for mountpoint, path, _ in kept[:top])
+    def cut(self, *, min_count: int = 0, top: int | None = None, by: str | None = None) -> "HeatList":
+        """The directories that were used at least ``min_count`` times, and of these the ``top`` most used.
+
+        ``by``: only uses of this kind count.
+        """
+        kept = [(mountpoint, path) for mountpoint, path, uses in self._ranked(by) if uses.count(by) >= min_count]
+        return self.only(kept[:top])
 
     def only(self, wanted: Iterable[tuple[bytes, bytes]]) -> "HeatList":
         """The same list with these directories alone; every mount point stays."""
@@ -76,17 +83,17 @@ class HeatList:
             fresh.mounts[mountpoint][path] = self.mounts[mountpoint][path]
         return fresh
 
-    def ranked(self) -> Iterator[tuple[bytes, bytes, Uses]]:
+    def _ranked(self, by: str | None) -> list[tuple[bytes, bytes, Uses]]:
         """All directories of all mounts, the most used first."""
         everything = [
             (mountpoint, path, uses)
             for mountpoint, directories in self.mounts.items()
             for path, uses in directories.items()
         ]
-        everything.sort(key=lambda item: (-item[2].total, item[0], item[1]))
-        return iter(everything)
+        everything.sort(key=lambda item: (-item[2].count(by), item[0], item[1]))
+        return everything
 
-    def hottest(self, mountpoint: bytes) -> list[bytes]:
+    def hottest(self, mountpoint: bytes, by: str | None = None) -> list[bytes]:
         """The directories of one mount, the most used first; none for a mount that the list does not know."""
         directories = self.mounts.get(mountpoint, {})
-        return sorted(directories, key=lambda path: (-directories[path].total, path))
+        return sorted(directories, key=lambda path: (-directories[path].count(by), path))

@@ -7,7 +7,7 @@ access(2), need the caller's working directory, which is followed through chdir,
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -38,6 +38,8 @@ _NEVER_FOLLOWS: Final = frozenset(
 _FOLLOWS_IF_TOLD: Final = frozenset(b"link linkat name_to_handle_at".split())
 _NO_FOLLOW: Final = (b"AT_SYMLINK_NOFOLLOW", b"O_NOFOLLOW", b"IN_DONT_FOLLOW")
 _WITH_DIRECTORY: Final = (b"at", b"at2")
+_MOST_WAITING: Final = 1000
+"""Calls of a process that are kept until it is known where it began."""
 _CLONES: Final = frozenset(b"clone clone3 fork vfork".split())
 
 
@@ -79,9 +81,10 @@ class TraceLog:
         """The processes and threads that were seen and have not ended."""
         return [*self._places, *self._orphans]
 
-    def begin(self, pid: int) -> None:
-        """A process that is no child of one that was seen."""
-        self._places[pid] = _Place(self._place_of(pid))
+    def begin(self, pid: int, threads: Iterable[int] = ()) -> None:
+        """A process that is no child of one that was seen, with its threads."""
+        place = _Place(self._place_of(pid))
+        self._places |= dict.fromkeys([pid, *threads], place)
 
     def feed(self, line: bytes) -> None:
         """Take in one line, without its end."""
@@ -96,7 +99,8 @@ class TraceLog:
             return
         if self.first is None:
             self.first = pid
-            self.begin(pid)
+            if pid not in self._places:
+                self.begin(pid)
         if resumed:
             rest = self._begun.pop(pid, b"") + rest
         if rest.endswith(_UNFINISHED):
@@ -105,7 +109,10 @@ class TraceLog:
         if pid in self._places:
             self._take(pid, rest)
         else:  # its parent's call has not returned yet
-            self._orphans.setdefault(pid, []).append(rest)
+            waiting = self._orphans.setdefault(pid, [])
+            waiting.append(rest)
+            if len(waiting) >= _MOST_WAITING:
+                self._adopt(pid, _Place(self._place_of(pid)))
 
     def finish(self) -> None:
         """No more lines come."""

@@ -98,9 +98,11 @@ def trace_process(pid: int, seconds: float | None, signals: Signals) -> TraceLog
     """
     program = strace()
     log = TraceLog(_working_directory)
+    _threads(pid)  # there must be such a process
     followed = [pid, *_descendants(pid)]
     for number in followed:
-        log.begin(number)
+        with suppress(RecordingFailed):  # it has just ended
+            log.begin(number, _threads(number))
     attach = [argument for number in followed for argument in ("-p", str(number))]
     with _reading(log) as (fifo, reader), tempfile.TemporaryFile() as said:
         child = signals.spawn(
@@ -136,18 +138,21 @@ def _working_directory(pid: int) -> bytes | None:
 
 
 def _descendants(pid: int) -> list[int]:
-    try:
-        threads = os.listdir(f"/proc/{pid}/task")
-    except OSError as error:
-        raise RecordingFailed(f"there is no process {pid}") from error
     found: list[int] = []
-    for thread in threads:
+    for thread in _threads(pid):
         with suppress(OSError, RecordingFailed):
             with open(f"/proc/{pid}/task/{thread}/children", encoding="ascii") as children:
                 below = [int(child) for child in children.read().split()]
             for child in below:
                 found += [child, *_descendants(child)]
     return found
+
+
+def _threads(pid: int) -> list[int]:
+    try:
+        return [int(thread) for thread in os.listdir(f"/proc/{pid}/task")]
+    except OSError as error:
+        raise RecordingFailed(f"there is no process {pid}") from error
 
 
 @contextmanager
@@ -184,10 +189,18 @@ def _read(descriptor: int, log: TraceLog, done: threading.Event) -> None:
             is_open = True
             *lines, rest = (rest + part).split(b"\n")
             for line in lines:
-                log.feed(line)
+                _feed(log, line)
         elif is_open or done.is_set():  # nobody writes any more
             break
         else:  # strace has not opened it yet
             time.sleep(TICK / 10)
     if rest:
-        log.feed(rest)
+        _feed(log, rest)
+
+
+def _feed(log: TraceLog, line: bytes) -> None:
+    """Take a line in, whatever it is: were nobody to read on, the command would wait for it for ever."""
+    try:
+        log.feed(line)
+    except Exception:  # noqa: BLE001 - counted, and said at the end
+        log.not_understood += 1

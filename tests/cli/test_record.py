@@ -280,6 +280,25 @@ finally:
         assert set(recording.uses) == {b"app/lib", b"app/lib/sub"}
         assert all(uses.misses > 5 and uses.total == uses.misses for uses in recording.uses.values())
 
+    def test_one_with_threads(self, recording: Recording) -> None:
+        code = """
+import os, threading, time
+def look(name):
+    while 1: os.access(name, 0); time.sleep(0.02)
+for name in ("none", "sub/none"):
+    threading.Thread(target=look, args=(name,), daemon=True).start()
+print(flush=True)
+time.sleep(60)
+"""
+        with sleeping_process("-I", "-S", "-c", code, cwd=recording.site.mounted.at("app/lib")) as process:
+            ran = promoterd(
+                *("record", "--pid", str(process.pid), "--seconds", "1"),
+                *("-o", str(recording.file), "-c", recording.site.config),
+            )
+        assert ran.code == 0, ran.err
+        assert set(recording.uses) == {b"app/lib", b"app/lib/sub"}
+        assert all(uses.misses > 5 for uses in recording.uses.values())
+
     def test_one_to_its_end(self, recording: Recording) -> None:
         code = "import os, time\nprint(flush=True)\nfor _ in range(40): os.access('none', 0); time.sleep(0.05)"
         with sleeping_process("-I", "-S", "-c", code, cwd=recording.site.mounted.at("app/lib")) as process:

@@ -172,6 +172,7 @@ def test_a_dry_run_changes_nothing(warming: Warming) -> None:
 def test_the_cuts(warming: Warming) -> None:
     warming.write(b"app/search1", b"app/search2", b"app/lib")
     assert outcomes(warming.warm("--min-count", "100000")) == {"complete": 1}
+    assert outcomes(warming.warm("--by", "open", "--min-count", "1")) == {}
     assert outcomes(warming.warm("--top", "2")) == {"complete": 1, "already": 1}
     assert sorted(assert_marks_are_sound(warming.site.mounted)) == [b"app/search1", b"app/search2"]
 

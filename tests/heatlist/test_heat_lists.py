@@ -144,6 +144,11 @@ def test_cutting() -> None:
     }
     assert heat.cut(top=1).mounts == {SOFTWARE: {b"d9": Uses(misses=9)}, b"/other": {}}
     assert heat.cut(min_count=100).runs == 3
+    heat.add(SOFTWARE, b"opened", Uses(opens=99, misses=1))
+    assert heat.hottest(SOFTWARE)[0] == b"opened"
+    assert heat.hottest(SOFTWARE, "miss")[-2:] == [b"opened", b"d0"]
+    assert heat.cut(min_count=9, by="miss").mounts == {SOFTWARE: {b"d9": Uses(misses=9)}, b"/other": {}}
+    assert heat.cut(top=1, by="open").mounts == {SOFTWARE: {b"opened": Uses(99, 0, 1)}, b"/other": {}}
 
 
 @pytest.mark.parametrize(

@@ -180,6 +180,23 @@ class TestWorkingDirectories:
         assert seen(b"7  +++ exited with 0 +++", b"7  " + ACCESS, b"9  " + ACCESS) == {b"/work/x"}
 
 
+def test_one_with_threads_that_was_there_before() -> None:
+    log = TraceLog({7: b"/seven"}.get)
+    log.begin(7, [7, 8])
+    for line in (b"8  " + ACCESS, b"8  chdir(%s) = 0" % quoted(b"/new"), b"7  " + ACCESS):
+        log.feed(line)
+    assert [lookup.path for lookup in log.lookups if lookup.path.endswith(b"/x")] == [b"/seven/x", b"/new/x"]
+
+
+def test_calls_of_a_process_that_came_from_nowhere_are_not_kept_for_ever() -> None:
+    log = TraceLog({7: b"/seven", 9: b"/nine"}.get)
+    log.begin(7)
+    log.feed(b"7  " + ACCESS)
+    for _ in range(5000):
+        log.feed(b"9  " + ACCESS)
+    assert log.lookups[Lookup(b"/nine/x", True, False, False)] == 5000
+
+
 def test_what_is_not_understood_is_counted() -> None:
     log = TraceLog(lambda _pid: HERE)
     for line in (b"", b"strace: Process 8 attached", b"7  what is this", b"7  --- SIGCHLD {} ---"):
