@@ -8,7 +8,7 @@ from typing import Self
 from promoterd.overlay.escapes import unescape_octal
 
 MOUNTSTATS = "/proc/self/mountstats"
-DATA = frozenset({"READ", "READ_PLUS", "WRITE", "COMMIT", "COPY", "READ_PLUS_SEGMENT", "FALLOCATE", "ALLOCATE"})
+DATA = frozenset({"READ", "READ_PLUS", "WRITE", "COMMIT", "COPY", "CLONE", "ALLOCATE", "DEALLOCATE"})
 """Operations that take as long as the data that they carry."""
 _BLOCK = re.compile(rb"^device ", re.MULTILINE)
 _DEVICE = re.compile(rb"\S+ mounted on (\S+) with fstype nfs4? ")
