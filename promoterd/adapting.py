@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from promoterd.mounted import Mounted
 from promoterd.overlay import rpcstats
@@ -38,10 +38,11 @@ class Adapter:
         """Until cancelled."""
         while True:
             await asyncio.sleep(EVERY)
-            self.look()
+            with suppress(OSError):
+                self.look()
 
     def look(self) -> None:
-        """Note what was asked since the last look, and adapt the rate to how it was answered."""
+        """Note what was asked since the last look, and adapt the rate to how it was answered. Raises OSError."""
         mount, pace = self.mount, self.mount.pace
         asked, self._reckoned = pace.reckoned - self._reckoned, pace.reckoned
         if not asked and pace.debt() <= 0:
@@ -53,25 +54,20 @@ class Adapter:
             cuts = self.limiter.cuts
             self.limiter.look(rpcstats.since(before, self._counted), asked, now)
             mount.metrics.pace.cut(self.limiter.cuts - cuts)
+            if self.limiter.last is not None:
+                mount.metrics.pace.answered(self.limiter.last.took, self.limiter.last.usually)
             self._apply()
-        self._show(now)
+        account = mount.account(now)
+        if account is not None:
+            mount.metrics.pace.budget_left(account.left(now))
 
     def _apply(self) -> None:
         if self.limiter is None:
             return
         mount, rate = self.mount, self.limiter.rate
         mount.pace.change(rate)
+        mount.metrics.pace.rate(rate)
         mount.backend.batch = min(self._batch, portion(rate, mount.backend.requests_per_entry, mount.backend.lanes))
-
-    def _show(self, now: float) -> None:
-        mount, metrics = self.mount, self.mount.metrics.pace
-        account = mount.account(now)
-        if account is not None:
-            metrics.budget_left(account.left(now))
-        if self.limiter is not None:
-            metrics.rate(self.limiter.rate)
-            if self.limiter.last is not None:
-                metrics.answered(self.limiter.last.took, self.limiter.last.usually)
 
     def status(self) -> dict[str, float | None] | None:
         """The rate, the most that it may be, and what an answer takes and usually takes; None without a limiter."""
