@@ -1,9 +1,11 @@
 """What begins with the daemon waits for this machine's moment, on NFS; what is hot does not."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 
 from promoterd.adapting import Adapter, portion
 from promoterd.explain import explain
@@ -13,6 +15,7 @@ from promoterd.mounted import Mounted
 from promoterd.opening import shared_out
 from promoterd.promotion import promote
 from promoterd.rechecking import Rechecker
+from promoterd.terms import terms_for
 from promoterd.worker import Worker
 from support.mounts import taken
 from support.overlays import MountedOverlay
@@ -28,6 +31,15 @@ def on_nfs(mounted: MountedOverlay) -> Iterator[tuple[Mounted, float]]:
     with taken(mounted, RULES, limits={"start_spread": "1h", "adaptive": True}) as mount:
         mount.on_nfs, mount.host = frozenset({b"/nfs"}), b"node 7"
         yield mount, mount.begins_at(b"always") - mount.opened_at
+
+
+def held_below(directory: bytes) -> list[bytes]:
+    """What this process has open there."""
+    found = []
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.append(os.fsencode(os.readlink(f"/proc/self/fd/{number}")))
+    return [path for path in found if path == directory or path.startswith(directory + b"/")]
 
 
 def test_always_waits_and_heat_does_not(make_overlay: MakeOverlay) -> None:
@@ -92,3 +104,25 @@ def test_threads_and_lanes_together_are_as_many_as_may_be_outstanding() -> None:
     assert shared_out(2, 6) == (4, 2)
     assert shared_out(2, 4) == (4, 1)
     assert shared_out(2, 1) == (1, 1)
+
+
+def test_nothing_is_open_on_the_mount_while_a_plan_waits_for_the_pace(make_overlay: MakeOverlay) -> None:
+    """So that it can be unmounted (R16)."""
+    mounted = make_overlay({"app": {"lib": {f"d{number:02}": files(2) for number in range(12)}}})
+    with taken(mounted) as mount:
+        mount.pace.change(25.0)
+        terms = terms_for(mount.policy, b"app/lib", time.time_ns(), mount.book.is_restless)
+        lower = mounted.layers[0]
+        open_now: list[int] = []
+
+        async def plan() -> None:
+            planning = asyncio.create_task(mount.with_layers(partial(mount.backend.plan, path=b"app/lib", terms=terms)))
+            while not planning.done():
+                await asyncio.sleep(0.01)
+                open_now.append(len(held_below(mounted.mountpoint) + held_below(lower)))
+            assert len((await planning).directories) == 13
+
+        asyncio.run(plan())
+        assert mount.pace.waited > 0.5
+        assert open_now.count(0) > 0.8 * len(open_now), "but for the moments in which it works"
+        assert mount.pool.stuck() == []
