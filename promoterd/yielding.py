@@ -2,7 +2,7 @@
 
 Additive increase, multiplicative decrease. What the NFS client counts of its own requests, everybody's on this machine,
 tells how long the server takes: longer than usual means that others want it more. What is usual is learned for each
-operation and size of reply, and forgotten after minutes: a moving minimum.
+operation and size of reply, and forgotten after minutes.
 """
 
 from collections import deque
@@ -21,15 +21,21 @@ CUT = 0.5
 """What is left of the rate when the server is slow."""
 CALM = 5.0
 """Seconds after a cut in which the rate does not grow."""
-FACTOR, FLOOR = 1.1, 0.00005
+FACTOR, FLOOR = 1.15, 0.00005
 """The server is slow when an answer takes so many times as long as usual, and so many seconds longer."""
+SHARE = 0.5
+"""Of the time, in which one request of ours waits for its answer: the rate goes no further, however fast they come."""
 ENOUGH = 20
 """Answers that tell something together; fewer are kept until there are more."""
-REMEMBERED, _PARTS = 600.0, 10
-"""Seconds for which a usual time is remembered, and into how many parts they are divided."""
+REMEMBERED = 600.0
+"""Seconds for which a time is remembered."""
 PAUSE = 60.0
 """Seconds without a look after which the rate tells nothing any more."""
 _KEPT = 10.0
+_SMOOTH = 0.25
+"""What one look counts beside those before it; for what differs is mostly chance."""
+_LOW = 0.2
+"""Usual is a time that so many of those remembered are below."""
 
 Class = tuple[bytes, str, int]
 """Requests that take about as long: of one mount and operation, with replies of about the same size."""
@@ -45,25 +51,25 @@ class Look:
 
 
 class Usual:
-    """The usual time of one class of requests: the shortest mean of late."""
+    """Of one class of requests: what an answer takes of late, and what it usually takes."""
 
     def __init__(self) -> None:
-        self._lows: deque[tuple[float, float]] = deque()
+        self.of_late = 0.0
+        """Seconds, smoothed."""
+        self._times: deque[tuple[float, float]] = deque()
 
     def learn(self, seconds: float, now: float) -> None:
         """A mean of some answers."""
-        if self._lows and now < self._lows[-1][0] + REMEMBERED / _PARTS:
-            begun, low = self._lows[-1]
-            self._lows[-1] = (begun, min(low, seconds))
-        else:
-            self._lows.append((now, seconds))
-        while self._lows[0][0] < now - REMEMBERED and len(self._lows) > 1:
-            self._lows.popleft()
+        while self._times and self._times[0][0] < now - REMEMBERED:
+            self._times.popleft()
+        self.of_late = self.of_late + _SMOOTH * (seconds - self.of_late) if self._times else seconds
+        self._times.append((now, self.of_late))
 
     @property
     def seconds(self) -> float:
-        """The lowest."""
-        return min(low for _, low in self._lows)
+        """What is usual: low, but not the lowest by chance."""
+        times = sorted(seconds for _, seconds in self._times)
+        return times[int(_LOW * len(times))]
 
 
 class Limiter:
@@ -104,9 +110,14 @@ class Limiter:
             self._settling = False
             if asked >= self.rate * elapsed / 2 and now >= self._grows_from:
                 self.rate += STEP * min(elapsed, 2.0)
-                if self.most is not None:
-                    self.rate = min(self.rate, self.most)
+        self._stay_within()
         return found
+
+    def _stay_within(self) -> None:
+        if self.last is not None:
+            self.rate = min(self.rate, max(self.least, SHARE / self.last.took))
+        if self.most is not None:
+            self.rate = min(self.rate, self.most)
 
     def _cut(self, now: float) -> None:
         """Once, and again when the server had the time to notice."""
@@ -132,7 +143,7 @@ class Limiter:
             seconds = (calls.queued_ms + calls.rtt_ms) / 1000
             usual = self._usual.setdefault(key, Usual())
             usual.learn(seconds / calls.done, now)
-            took += seconds
+            took += usual.of_late * calls.done
             usually += usual.seconds * calls.done
         excess = (took - usually) / answers
         is_slow = excess > FLOOR and took > FACTOR * usually

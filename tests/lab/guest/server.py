@@ -71,19 +71,28 @@ def be_small(milliseconds: float, answers_per_second: float, bytes_per_second: f
     """A server with one queue, as far away as a round trip of so many milliseconds; its answers leave it one by one.
 
     Each takes its share of a second, and as long as its bytes do. Nothing of that is this machine's processor's time:
-    what leaves port 2049 is delayed by netem, whose packets have an overhead that takes as long as an answer.
+    what leaves port 2049 is delayed by netem, whose packets have an overhead that takes as long as an answer. See
+    :func:`set_apart`.
     """
     _run("tc", "qdisc", "del", "dev", "lo", "root", check=False)
     _run("modprobe", "-a", "sch_netem", "sch_prio", "cls_u32")
     overhead = round(bytes_per_second / answers_per_second)
     shape = ["delay", f"{milliseconds}ms", "limit", "10000", "rate", f"{round(8 * bytes_per_second)}bit", str(overhead)]
-    match = ["u32", "match", "ip", "sport", "2049", "0xffff", "flowid", "1:2"]
+    match = ["prio", "2", "u32", "match", "ip", "sport", "2049", "0xffff", "flowid", "1:2"]
     for command in (
-        ["qdisc", "add", "dev", "lo", "root", "handle", "1:", "prio", "bands", "2", "priomap", *(["0"] * 16)],
+        ["qdisc", "add", "dev", "lo", "root", "handle", "1:", "prio", "bands", "3", "priomap", *(["0"] * 16)],
         ["qdisc", "add", "dev", "lo", "parent", "1:2", "handle", "2:", "netem", *shape],
+        ["qdisc", "add", "dev", "lo", "parent", "1:3", "handle", "3:", "netem", *shape],
         ["filter", "add", "dev", "lo", "parent", "1:", "protocol", "ip", *match],
     ):
         _run("tc", *command)
+
+
+def set_apart(address: str, *, on: bool) -> None:
+    """Give clients of this address of the server a queue of their own, as if it were another server; or end that."""
+    begin = ["tc", "filter", "add" if on else "del", "dev", "lo", "parent", "1:", "protocol", "ip", "prio", "1"]
+    match = ["u32", "match", "ip", "src", f"{address}/32", "match", "ip", "sport", "2049", "0xffff", "flowid", "1:3"]
+    _run(*begin, *(match if on else []))
 
 
 def _run(*command: str, check: bool = True) -> None:
