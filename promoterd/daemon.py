@@ -21,6 +21,7 @@ from promoterd.metrics import Metrics
 from promoterd.notify import Notifier
 from promoterd.overlay.mountinfo import MountWatch
 from promoterd.policy import MountPolicy, Policy, load_policy
+from promoterd.turns import Turns
 
 HOUSEKEEPING = 2.0
 """Seconds between two looks at free space and stuck calls."""
@@ -38,6 +39,7 @@ class Daemon:
         self.started = time.time()
         self.metrics = Metrics()
         self.keepers: dict[str, Keeper] = {}
+        self.turns = Turns()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
@@ -174,6 +176,7 @@ class Daemon:
     def _configure(self, policy: Policy) -> None:
         """Start, stop and restart keepers, so that they are those of the policy; unchanged ones are left in peace."""
         self.policy = policy
+        self.turns.places = policy.limits.promotions
         wanted = {mount.mountpoint: mount for mount in policy.mounts}
         for mountpoint, keeper in list(self.keepers.items()):
             if wanted.get(mountpoint) != keeper.policy:
@@ -185,7 +188,7 @@ class Daemon:
                 self._start(mount)
 
     def _start(self, policy: MountPolicy) -> None:
-        keeper = Keeper(policy, ledger=self._ledger, metrics=self.metrics, log=self.log)
+        keeper = Keeper(policy, ledger=self._ledger, metrics=self.metrics, log=self.log, turns=self.turns)
         self.keepers[policy.mountpoint] = keeper
         task = self._tasks[policy.mountpoint] = asyncio.create_task(self._keep(keeper, list(self._ending)))
         task.add_done_callback(partial(self._has_ended, policy.mountpoint))

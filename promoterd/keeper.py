@@ -22,6 +22,7 @@ from promoterd.opening import OpenedMount
 from promoterd.overlay.mounts import Overlay, read_overlays
 from promoterd.policy import MountPolicy
 from promoterd.pool import Pool, PoolClosed
+from promoterd.turns import Turns
 from promoterd.worker import Worker
 
 LOOK_AGAIN = 1.0
@@ -50,7 +51,13 @@ class Keeper:
     """One ``mounts:`` entry of the policy, for as long as it is configured."""
 
     def __init__(
-        self, policy: MountPolicy, *, ledger: Ledger, metrics: Metrics, log: structlog.typing.FilteringBoundLogger
+        self,
+        policy: MountPolicy,
+        *,
+        ledger: Ledger,
+        metrics: Metrics,
+        log: structlog.typing.FilteringBoundLogger,
+        turns: Turns | None = None,
     ) -> None:
         self.policy = policy
         self.phase = Phase.ABSENT
@@ -58,6 +65,7 @@ class Keeper:
         self.mount: Mounted | None = None
         self.worker: Worker | None = None
         self._ledger = ledger
+        self._turns = turns
         self._metrics = metrics
         self._log = log.bind(mount=policy.mountpoint)
         self._mounts_changed = asyncio.Event()
@@ -152,7 +160,7 @@ class Keeper:
         self.mount = mount = await self._open(stack, opening)
         try:
             tracker = HeatTracker(self.policy.heat.half_life, self.policy.heat.max_directories)
-            self.worker = worker = Worker(mount, tracker)
+            self.worker = worker = Worker(mount, tracker, self._turns)
             source = await self._source(overlay, worker)
             if source is not None:
                 stack.callback(source.close)

@@ -13,7 +13,7 @@ optimizers for single-stage production", 1956).
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Final
 
@@ -44,6 +44,10 @@ class Prices:
     saves: Mapping[str, float]
     per_entry: float
     per_directory: float = DIRECTORY
+
+    def where_lookups_are_heard(self) -> "Prices":
+        """Where a source tells lookups by themselves, an OPEN stands for none."""
+        return replace(self, saves=MappingProxyType({**self.saves, Kind.OPEN: self.saves.get(Kind.OPEN, 1.0) - 1}))
 
 
 def _saves(**by_kind: float) -> Mapping[str, float]:

@@ -16,7 +16,7 @@ from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
 from promoterd.overlay.nfs import longest_round_trip
 from promoterd.paths import show
-from promoterd.payback import Payback
+from promoterd.payback import Payback, waiting_saved
 from promoterd.pool import PoolClosed
 from promoterd.priming import let_go
 from promoterd.promotion import promote
@@ -26,6 +26,7 @@ from promoterd.rechecking import Rechecker
 from promoterd.reconcile import reconcile
 from promoterd.remembering import Remembering
 from promoterd.states import State
+from promoterd.turns import Member, Turns
 from promoterd.warmer import Warmer
 
 DRAIN_EVERY = 1.0
@@ -39,9 +40,11 @@ LOOK_EVERY = 5.0
 class Worker:
     """Hears a mount's heat and keeps its promoted directories true. It is the source's sink (see ``HeatSink``)."""
 
-    def __init__(self, mount: Mounted, tracker: HeatTracker) -> None:
+    def __init__(self, mount: Mounted, tracker: HeatTracker, turns: Turns | None = None) -> None:
         self.mount = mount
         self.tracker = tracker
+        self.turns = turns or Turns()
+        self._member = Member(self.look, lambda: bool(mount.pool.stuck()))
         mount.heat_of = lambda path: tracker.heat(path, mount.clock())
         self.source: HeatSource | None = None
         self.wanted: set[bytes] = set()
@@ -66,6 +69,7 @@ class Worker:
     def touched(self, path: bytes, weight: float, kind: str) -> None:
         """Heat in a directory."""
         self.mount.metrics.heat(kind, weight)
+        self.ranking.heard(kind)
         if path not in self.mount.busy and self.ranking.may_promote(path):
             self._sweeps.touched(path, weight, kind, self.mount.clock())
 
@@ -154,7 +158,7 @@ class Worker:
                 for path in self._next():
                     task = asyncio.create_task(self._promote_one(path))
                     self._promotions.add(task)
-                    task.add_done_callback(self._promotions.discard)
+                    task.add_done_callback(self._promoted)
                 await asyncio.sleep(0)
                 self._look.clear()
                 with suppress(TimeoutError):
@@ -164,9 +168,14 @@ class Worker:
             for task in self._promotions:
                 task.cancel()
 
+    def _promoted(self, task: asyncio.Task[None]) -> None:
+        self._promotions.discard(task)
+        self.turns.give_back(self._member)
+
     def _next(self) -> Sequence[bytes]:
+        """What is promoted next, each with a place of its own."""
         mount, now = self.mount, self.mount.clock()
-        hot = self.ranking.hot(now)
+        hot = self.ranking.queue(now)
         ranked = self._ranked(hot)
         if mount.hold is not None or mount.paused is not None or (mount.overlay.read_only and mount.backend.marks):
             let_go(mount, (), now)
@@ -175,7 +184,13 @@ class Worker:
         let_go(mount, ranked, now)
         self._show_backlog(hot, ranked)
         room = mount.policy.limits.concurrency - len(mount.busy)
-        return list(choose(ranked, mount.book.get, mount.busy, room, now))
+        chosen = []
+        for path in choose(ranked, mount.book.get, mount.busy, room, now):
+            worth = waiting_saved(hot[path], mount.round_trip) if path in hot else 0.0
+            if not self.turns.take(self._member, worth):
+                break
+            chosen.append(path)
+        return chosen
 
     async def _look_at_hold(self) -> None:
         """Whether something keeps the whole mount from promoting anything; as before where that cannot be told."""
@@ -188,7 +203,9 @@ class Worker:
 
     def _ranked(self, hot: Iterable[bytes]) -> list[bytes]:
         """What is hot enough or wanted for another reason, the most urgent first, promoted directories left out."""
-        others = sorted(path for path in self._others() if not self.mount.book.is_marked(path))
+        is_marked = self.mount.book.is_marked
+        hot = [path for path in hot if not is_marked(path)]
+        others = sorted(path for path in self._others() if not is_marked(path))
         return list(dict.fromkeys([*hot, *others, *self.warmer.candidates()]))
 
     def _others(self) -> set[bytes]:

@@ -66,6 +66,14 @@ def test_a_kind_that_nobody_knows_counts_as_an_open() -> None:
     assert payback({"mmap": 3.0}, HALF_LIFE, LAYER).saved == payback({"open": 3.0}, HALF_LIFE, LAYER).saved > 0
 
 
+def test_where_lookups_are_heard_an_open_stands_for_none() -> None:
+    for prices, before, after in ((LAYER, 1, 0), (LAYER_WITH_DATA, 5, 4), (COPIED_UP, 1, 0)):
+        heard = prices.where_lookups_are_heard()
+        assert payback({"open": 1.0}, HALF_LIFE, prices).saved == pytest.approx(rate(before))
+        assert payback({"open": 1.0}, HALF_LIFE, heard).saved == pytest.approx(rate(after))
+        assert payback({"miss": 1.0}, HALF_LIFE, heard) == payback({"miss": 1.0}, HALF_LIFE, prices)
+
+
 def test_what_it_costs_is_what_was_measured() -> None:
     """10,527 entries in 200 directories, or 10,728 in some 650."""
 

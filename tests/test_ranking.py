@@ -91,6 +91,36 @@ def test_what_was_postponed_and_cools_is_cold(make_overlay: MakeOverlay) -> None
         assert mount.book.state(b"large") is State.COLD
 
 
+def test_of_very_many_the_hottest_are_ranked_and_not_all_the_time(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ranking(make_overlay(TREE)) as (mount, worker):
+        now = mount.clock()
+        monkeypatch.setattr("promoterd.ranking.RANKED_MOST", 2000)
+        for number in range(3000):
+            worker.tracker.add(b"large/%04d" % number, 5.0 + number, now, "miss")
+        found = worker.ranking.queue(now)
+        assert min(found) == b"large/1000"
+        assert len(found) == 2000
+        worker.tracker.add(b"small", 1e6, now, "miss")
+        monkeypatch.setattr("promoterd.ranking._TIMES_AS_LONG", 1e9)
+        monkeypatch.setattr("promoterd.ranking._QUICK", 0.0)
+        assert worker.ranking.queue(now) is found
+        assert b"small" in worker.ranking.hot(now)
+        monkeypatch.setattr("promoterd.ranking._TIMES_AS_LONG", 0.0)
+        assert b"small" in worker.ranking.queue(now)
+
+
+def test_lookups_that_are_heard_make_opens_worth_nothing(make_overlay: MakeOverlay) -> None:
+    with ranking(make_overlay(TREE)) as (mount, worker):
+        now = mount.clock()
+        worker.tracker.add(b"small", 5.0, now, "open")
+        assert worker.ranking.payback(b"small", now).saved > 0
+        worker.touched(b"large", 1, "miss")
+        worker.touched(b"large", 1, "miss")
+        assert worker.ranking.payback(b"small", now).saved == 0
+
+
 def test_by_hand_nobody_asks_what_it_costs(make_overlay: MakeOverlay) -> None:
     with ranking(make_overlay(TREE), payback="1s") as (mount, _):
         assert asyncio.run(promote(mount, b"large")).outcome is Outcome.MARKED

@@ -19,6 +19,7 @@ __all__ = [
     "AUTO",
     "ControlPolicy",
     "CopyData",
+    "DaemonLimits",
     "Expected",
     "HeatPolicy",
     "Limits",
@@ -69,6 +70,18 @@ class LogPolicy(Section):
     )
 
 
+class DaemonLimits(Section):
+    """What the daemon may do at once, all mounts together."""
+
+    promotions: int = Field(
+        default=8,
+        ge=1,
+        le=1024,
+        description="Directories worked on at once on all mounts. Each mount may have one in any case, so that none "
+        "waits for another; the rest is shared evenly, within each mount's own `concurrency`.",
+    )
+
+
 class Policy(Section):
     """Everything that the daemon is told."""
 
@@ -83,6 +96,9 @@ class Policy(Section):
     )
     log: Annotated[LogPolicy, BeforeValidator(empty_is_default)] = Field(
         default_factory=LogPolicy, description="What is logged, and how."
+    )
+    limits: Annotated[DaemonLimits, BeforeValidator(empty_is_default)] = Field(
+        default_factory=DaemonLimits, description="What all mounts together may do at once."
     )
     mounts: list[MountPolicy] = Field(min_length=1, description="The overlays.")
 

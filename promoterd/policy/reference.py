@@ -16,6 +16,7 @@ from promoterd.policy.load import parse_policy
 from promoterd.policy.models import (
     ControlPolicy,
     CopyData,
+    DaemonLimits,
     Expected,
     HeatPolicy,
     Limits,
@@ -37,6 +38,7 @@ TABLES: Final[dict[str, type[Section]]] = {
         ControlPolicy,
         MetricsPolicy,
         LogPolicy,
+        DaemonLimits,
         MountPolicy,
         HeatPolicy,
         Expected,

@@ -55,7 +55,7 @@ RULE_KEYS = (
     "the keys path, promote, growing, threshold, recursive, max_entries, min_age, writers, "
     "unlisted, hardlinks, watched, chain, xattrs, recheck, verify"
 )
-FILE_KEYS = "the keys state_dir, control, metrics, log, mounts"
+FILE_KEYS = "the keys state_dir, control, metrics, log, limits, mounts"
 DURATION = "a duration such as 500ms, 90s, 10m, 1h30m or 7d (a plain number means seconds)"
 SHARE_OR_SIZE = "a share such as 5%, or a size such as 4096, 64KiB, 10GiB (powers of 1024) or 1GB (powers of 1000)"
 GLOB = "a glob relative to the mount, such as apps/*/lib or **/site-packages; / alone is the mount's root"
