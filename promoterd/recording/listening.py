@@ -1,7 +1,7 @@
 """What a heat source hears on a mount, by whomever, as a heat list."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from promoterd.errors import PromoterdError, UnfitMount
 from promoterd.heat import base as heat_base
@@ -25,26 +25,30 @@ class Listener:
         self.lost = 0
         """How many times events were lost."""
         self._appeared: list[bytes] = []
-        self._policy = policy
         view = MountView(
             mountpoint=overlay.mountpoint,
             device=overlay.device,
             may_promote=_everything if policy is None else policy.may_promote,
             may_promote_below=_everything if policy is None else policy.may_promote_below,
             layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
+            max_directories=_MOST if policy is None else policy.heat.max_directories,
         )
         self.source = _source(source, view, self, overlay)
 
     def start(self) -> None:
         """Hear everything from now on. Raises PromoterdError, OSError."""
         self.source.start()
-        if self.source.arms:
+        if self.source.wants_directories:
             self._arm_below(b"")
 
     def pump(self) -> None:
         """Take in what is pending."""
         while self.source.drain():
             pass
+        if unsure := self.source.unsure():
+            with suppress(OSError):
+                self.source.confirm(unsure)
+            self.source.drain()
         appeared, self._appeared = self._appeared, []
         for path in appeared:
             self._arm_below(path)
@@ -55,8 +59,7 @@ class Listener:
 
     def _arm_below(self, start: bytes) -> None:
         view = self.source.view
-        most = _MOST if self._policy is None else self._policy.heat.max_directories
-        walk = Walk(view.layers, view.may_promote, view.may_promote_below, max_directories=most)
+        walk = Walk(view.layers, view.may_promote, view.may_promote_below, max_directories=view.max_directories)
         for batch in walk.batches(start):
             self.source.arm(batch)
 
@@ -73,7 +76,7 @@ class Listener:
 
     def appeared(self, path: bytes) -> None:
         """As :meth:`HeatSink.appeared`."""
-        if self.source.arms:
+        if self.source.wants_directories:
             self._appeared.append(path)
 
     def vanished(self, path: bytes) -> None:
