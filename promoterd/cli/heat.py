@@ -46,7 +46,7 @@ def _group() -> None:
 def merge(
     lists: Annotated[
         list[str] | None,
-        typer.Argument(metavar="LIST...", help="Files, directories of lists, globs; - or none: standard input."),
+        typer.Argument(metavar="LIST", help="Files, directories of lists, globs; - or none: standard input."),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the merged list; - for here.")

@@ -10,7 +10,7 @@ from promoterd.cli.options import Config, Json
 def record(  # noqa: PLR0913, PLR0917 - one parameter for each option
     command: Annotated[
         list[str] | None,
-        typer.Argument(metavar="COMMAND...", help="What to run; its exit code is this command's.", show_default=False),
+        typer.Argument(metavar="COMMAND", help="What to run; its exit code is this command's.", show_default=False),
     ] = None,
     output: Annotated[
         str, typer.Option("--output", "-o", metavar="FILE", help="Where to write the list; - for standard output.")
@@ -45,8 +45,8 @@ def record(  # noqa: PLR0913, PLR0917 - one parameter for each option
         bool,
         typer.Option(
             "--seccomp",
-            help="Slow only lookups down, and nothing else. What the COMMAND leaves in the background is waited for, "
-            "and fails if this is killed.",
+            help="Slow down lookups alone. What the COMMAND leaves in the background is waited for, and all of it "
+            "fails should this be killed.",
         ),
     ] = False,
     mount: Annotated[

@@ -12,7 +12,7 @@ def warm(  # noqa: PLR0913, PLR0917 - one parameter for each option
     lists: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="LIST...",
+            metavar="LIST",
             help="Heat lists: files, directories of lists, globs; -: standard input.",
             show_default=False,
         ),

@@ -36,6 +36,7 @@ PROGRAMS = {
     "setpriv": "util-linux",
     "kmod": "kmod",
     "dash": "dash",
+    "strace": "strace",
     "busybox": "busybox-static",
 }
 """Programs of the host, and the Debian packages that hold them."""
