@@ -220,11 +220,8 @@ class Keeper:
         except PromoterdError as error:
             self._log.error("no_heat", reason=str(error))
             return None
-        taken, left = {part.name: part.why for part in source.parts()}, dict(source.left())
-        if name in left:
-            self._log.warning("heat_sources", taken=taken, left=left)
-        else:
-            self._log.info("heat_sources", taken=taken, left=left)
+        say = self._log.warning if name in source.left() else self._log.info
+        say("heat_sources", taken={part.name: part.why for part in source.parts()}, left=dict(source.left()))
         return source
 
     def _heat_lost(self, name: str, reason: str) -> None:
