@@ -14,7 +14,7 @@ from promoterd.control import ControlServer
 from promoterd.errors import PolicyError, PromoterdError
 from promoterd.handlers import Handlers
 from promoterd.heat import base as heat
-from promoterd.heat.counting import remove_leftovers
+from promoterd.heat import tracefs
 from promoterd.keeper import CLOSE_PATIENCE, Keeper, Phase
 from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
@@ -57,7 +57,7 @@ class Daemon:
             self._ledger = ledger
             if ledger.was_rebuilt:
                 self.log.error("ledger_rebuilt", reason="it was damaged and moved aside; disk is asked instead")
-            remove_leftovers()  # of a daemon that was killed, also where the policy names another source by now
+            tracefs.remove_leftovers()  # of a daemon that was killed, also where the policy names another source by now
             server = self._metrics_server = self.metrics.serve(self.policy.metrics.address)
             control = ControlServer(self.policy.control.socket, self.policy.control.group, Handlers(self).table())
             try:

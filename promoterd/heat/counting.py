@@ -8,9 +8,8 @@ from promoterd.heat.base import Kind
 from promoterd.heat.lookups import LOOKUP, Reading, Taken
 from promoterd.heat.nfs_devices import Device
 from promoterd.heat.tracepoints import (
-    DEFINITION,
     EXIT,
-    MISS_EVENT,
+    MISS_FIELDS,
     Meaning,
     Trigger,
     has_field,
@@ -24,12 +23,6 @@ _EMPTY_FROM = 0.5
 """Share of a histogram's places that may be taken before it is emptied."""
 
 
-def remove_leftovers() -> None:
-    """Remove what processes that were killed have left counting."""
-    if tracefs.remove_leftovers():
-        tracefs.undefine(DEFINITION)
-
-
 class LookupCounter:
     """Counts until it is closed. ``devices`` are the NFS file systems with the versions of their protocol.
 
@@ -41,7 +34,6 @@ class LookupCounter:
         numbers = sorted({kernel_device(device) for device, _ in devices})
         self._instance = tracefs.Instance()
         self._triggers: list[Trigger] = []
-        self._defined = False
         try:
             if has_field(self._instance.layout(EXIT), "fileid"):
                 self._triggers, rest = told_apart(numbers, size), None
@@ -49,9 +41,8 @@ class LookupCounter:
             else:
                 self._triggers, rest = together(numbers, size), LOOKUP
                 self._attach(self._triggers)
-                join = joined(numbers, [version for _, version in devices], size)
-                if self._join(join):
-                    self._triggers, rest = [*self._triggers, *join], Kind.FOUND
+                if self._join(numbers, [version for _, version in devices], size):
+                    rest = Kind.FOUND
         except OSError:
             self.close()
             raise
@@ -62,11 +53,11 @@ class LookupCounter:
     def take(self) -> Taken:
         """What was counted since the last time. Raises OSError."""
         found = []
-        for event in dict.fromkeys([MISS_EVENT, *(trigger.event for trigger in self._triggers)]):
+        # misses first: what is counted meanwhile is in the others then, and its miss is taken off the next time
+        for event in dict.fromkeys(trigger.event for trigger in reversed(self._triggers)):
             ours = [trigger for trigger in self._triggers if trigger.event == event]
-            if ours:
-                for histogram in histograms.parse(self._instance.histograms(event)):
-                    found += [(trigger, histogram) for trigger in ours if trigger.is_in(histogram.trigger)]
+            for histogram in histograms.parse(self._instance.histograms(event)):
+                found += [(trigger, histogram) for trigger in ours if trigger.is_in(histogram.trigger)]
         taken = self._reading.take(found)
         full = [trigger for trigger, histogram in found if histogram.entries >= trigger.size * _EMPTY_FROM]
         if any(trigger.meaning is Meaning.JOIN for trigger in full):
@@ -83,25 +74,22 @@ class LookupCounter:
             self._detach([trigger for trigger in self._triggers if trigger.meaning is Meaning.JOIN])
         with suppress(OSError):
             self._instance.remove()
-        if self._defined:
-            tracefs.undefine(DEFINITION)
 
     def _attach(self, triggers: Sequence[Trigger]) -> None:
         for trigger in triggers:
             self._instance.attach(trigger.event, trigger.command)
 
-    def _join(self, join: Sequence[Trigger]) -> bool:
+    def _join(self, numbers: Sequence[int], versions: Sequence[int], size: int) -> bool:
         """Whether the kernel joins the events by which misses are known."""
         attached: list[Trigger] = []
         try:
-            tracefs.define(DEFINITION)
-            self._defined = True
-            for trigger in join:
+            for trigger in joined(numbers, versions, size, self._instance.define(MISS_FIELDS)):
                 self._instance.attach(trigger.event, trigger.command)
                 attached.append(trigger)
         except OSError:
             self._detach(attached)
             return False
+        self._triggers = [*self._triggers, *attached]
         return True
 
     def _join_anew(self) -> None:

@@ -14,7 +14,7 @@ from promoterd.errors import NoHeatSource
 from promoterd.heat import tracefs
 from promoterd.heat.attribution import Attribution, Inode
 from promoterd.heat.base import Armed, HeatSink, HeatSource, MountView, SourceStats
-from promoterd.heat.counting import LookupCounter, remove_leftovers
+from promoterd.heat.counting import LookupCounter
 from promoterd.heat.lookups import Taken
 from promoterd.heat.nfs_devices import Device, Sharing, devices_of
 from promoterd.heat.tracepoints import EXIT, kernel_device
@@ -58,7 +58,7 @@ class NfsTraceSource(HeatSource):
         lack = self.unfit()
         if lack is not None:
             raise NoHeatSource(source=self.name, reason=lack)
-        remove_leftovers()
+        tracefs.remove_leftovers()
         self._devices = devices
         self._numbers = frozenset(kernel_device(device) for device, _ in devices)
         self._count(devices)

@@ -14,8 +14,10 @@ from typing import Final
 
 ROOT: Final = "/sys/kernel/tracing"
 _INSTANCES: Final = f"{ROOT}/instances"
+_SYNTHETIC: Final = f"{ROOT}/events/synthetic"
 _LOCKDOWN = "/sys/kernel/security/lockdown"
-_NAME = re.compile(r"promoterd-(\d+)-(\d+)-(\d+)-\d+")
+_NAME = re.compile(r"promoterd_(\d+)_(\d+)_(\d+)_\d+")
+"""Of an instance and of its synthetic event: namespace and number of the process, when it began, and a count."""
 _SMALLEST_BUFFER = "1"
 _COUNTER = itertools.count()
 _ACTIVE = re.compile(r" \[(active|paused)\]$")
@@ -44,7 +46,8 @@ class Instance:
     def __init__(self) -> None:
         """Make it. Raises OSError."""
         namespace, pid, begun = _process("self")
-        self.path = f"{_INSTANCES}/promoterd-{namespace}-{pid}-{begun}-{next(_COUNTER)}"
+        self.name = f"promoterd_{namespace}_{pid}_{begun}_{next(_COUNTER)}"
+        self.path = f"{_INSTANCES}/{self.name}"
         os.mkdir(self.path)
         try:
             _write(f"{self.path}/buffer_size_kb", _SMALLEST_BUFFER)
@@ -70,22 +73,15 @@ class Instance:
         """What the triggers of an event have counted. Raises OSError."""
         return _read(f"{self.path}/events/{event}/hist")
 
+    def define(self, fields: str) -> str:
+        """Make a synthetic event that nobody else uses, and return its name. Raises OSError."""
+        _write(f"{ROOT}/synthetic_events", f"{self.name} {fields}", os.O_APPEND)
+        return self.name
+
     def remove(self) -> None:
-        """Remove it with its triggers. Raises OSError where somebody reads one of its files."""
+        """Remove it with its triggers and its synthetic event. Raises OSError where somebody reads one of its files."""
         _remove(self.path)
-
-
-def define(definition: str) -> None:
-    """Make a synthetic event; one that is there already, with the same fields, is the same. Raises OSError."""
-    name = definition.split(maxsplit=1)[0]
-    if not os.path.isdir(f"{ROOT}/events/synthetic/{name}"):
-        _write(f"{ROOT}/synthetic_events", definition, os.O_APPEND)
-
-
-def undefine(definition: str) -> None:
-    """Remove a synthetic event, unless somebody uses it."""
-    with suppress(OSError):
-        _write(f"{ROOT}/synthetic_events", f"!{definition}", os.O_APPEND)
+        _undefine(self.name)
 
 
 def remove_leftovers() -> list[str]:
@@ -94,19 +90,29 @@ def remove_leftovers() -> list[str]:
     Those of other process namespaces are left alone, as their processes cannot be seen from here.
     """
     removed = []
-    for name in _names():
-        match = _NAME.fullmatch(name)
-        if match is None or match[1] != _process("self")[0] or _lives(match[2], match[3]):
-            continue
+    for name in filter(_is_left, _names(_INSTANCES)):
         with suppress(OSError):
             _remove(f"{_INSTANCES}/{name}")
             removed.append(name)
+    for name in filter(_is_left, _names(_SYNTHETIC)):
+        _undefine(name)
     return removed
 
 
-def _names() -> list[str]:
+def _is_left(name: str) -> bool:
+    match = _NAME.fullmatch(name)
+    return match is not None and match[1] == _process("self")[0] and not _lives(match[2], match[3])
+
+
+def _undefine(name: str) -> None:
+    if os.path.isdir(f"{_SYNTHETIC}/{name}"):
+        with suppress(OSError):
+            _write(f"{ROOT}/synthetic_events", f"!{name}", os.O_APPEND)
+
+
+def _names(directory: str) -> list[str]:
     try:
-        return os.listdir(_INSTANCES)
+        return os.listdir(directory)
     except OSError:
         return []
 

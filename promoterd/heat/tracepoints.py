@@ -16,10 +16,8 @@ from enum import StrEnum
 from promoterd.heat.histograms import condition_on
 
 EXIT = "nfs/nfs_lookup_exit"
-SYNTHETIC = "promoterd_miss"
-DEFINITION = f"{SYNTHETIC} u32 dev; u64 dir; u64 flags; u64 missed"
-"""A synthetic event belongs to all instances; it can be removed when none of them uses it."""
-MISS_EVENT = f"synthetic/{SYNTHETIC}"
+MISS_FIELDS = "u32 dev; u64 dir; u64 flags; u64 missed"
+"""Of the synthetic event."""
 _ENOENT = 2
 _KEYS = "hist:keys=dev,dir,error"
 _SOURCES = {
@@ -81,9 +79,10 @@ def together(devices: Sequence[int], size: int) -> list[Trigger]:
     return [Trigger(EXIT, _KEYS, size, Meaning.BOTH, condition), _elsewhere(devices)]
 
 
-def joined(devices: Sequence[int], versions: Sequence[int], size: int) -> list[Trigger]:
+def joined(devices: Sequence[int], versions: Sequence[int], size: int, synthetic: str) -> list[Trigger]:
     """The triggers that count the misses among those, in the order in which they refer to one another.
 
+    ``synthetic`` is the synthetic event that they make, one for each instance: it goes to all of them.
     A thread's variable is read once: by an expression, not by a bare name (parse_expr(), kernel/trace). It is read at
     every lookup, on whichever mount, so that it never lasts until another one.
     """
@@ -95,10 +94,15 @@ def joined(devices: Sequence[int], versions: Sequence[int], size: int) -> list[T
         event = _SOURCES[version][0].replace("/", ".")
         variables = f"m{version}=$v{version}+0,d{version}=dev,i{version}=dir,f{version}=flags"
         fields = ",".join(f"${letter}{version}" for letter in "difm")
-        action = f"onmatch({event}).trace({SYNTHETIC},{fields})"
+        action = f"onmatch({event}).trace({synthetic},{fields})"
         triggers.append(_Joining(EXIT, f"hist:keys=common_pid:{variables}", size, Meaning.JOIN, action=action))
     condition = f"{condition_on('dev', devices)} && flags == 0"
-    return [*triggers, Trigger(MISS_EVENT, "hist:keys=dev,dir,missed", size, Meaning.MISSED, condition)]
+    return [*triggers, Trigger(miss_event(synthetic), "hist:keys=dev,dir,missed", size, Meaning.MISSED, condition)]
+
+
+def miss_event(synthetic: str) -> str:
+    """The path of a synthetic event below ``events``."""
+    return f"synthetic/{synthetic}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,8 @@ from promoterd.heat.base import Kind
 from promoterd.heat.histograms import Growth, Histogram, clearing, parse
 from promoterd.heat.lookups import Reading
 from promoterd.heat.tracepoints import (
-    DEFINITION,
     EXIT,
-    MISS_EVENT,
+    MISS_FIELDS,
     Meaning,
     Trigger,
     has_field,
@@ -70,7 +69,7 @@ def test_only_what_a_histogram_gained_counts() -> None:
 
 def lookups(missed: int, both: int) -> list[tuple[Trigger, Histogram]]:
     all_of, _ = together(OURS, 128)
-    misses = joined(OURS, [4], 128)[-1]
+    misses = joined(OURS, [4], 128, "ours")[-1]
     return [(misses, histogram({(31, 5, 2): missed})), (all_of, histogram({(31, 5, 0): both}))]
 
 
@@ -100,16 +99,16 @@ def test_commands() -> None:
 
 
 def test_the_join_takes_its_misses_from_the_protocol_in_use() -> None:
-    v3, hand_on, misses = joined(OURS, [3, 3], 1024)
+    v3, hand_on, misses = joined(OURS, [3, 3], 1024, "ours")
     assert v3.event == "nfs/nfs_xdr_status"
-    assert (hand_on.event, misses.event) == (EXIT, MISS_EVENT)
+    assert (hand_on.event, misses.event) == (EXIT, "synthetic/ours")
     assert hand_on.command == (
         "hist:keys=common_pid:m3=$v3+0,d3=dev,i3=dir,f3=flags"
-        ":onmatch(nfs.nfs_xdr_status).trace(promoterd_miss,$d3,$i3,$f3,$m3):size=1024"
+        ":onmatch(nfs.nfs_xdr_status).trace(ours,$d3,$i3,$f3,$m3):size=1024"
     )
-    assert [field.split()[1] for field in DEFINITION.partition(" ")[2].split("; ")] == ["dev", "dir", "flags", "missed"]
-    assert [trigger.event for trigger in joined(OURS, [4, 3], 128)] == [
-        *("nfs/nfs_xdr_status", "nfs4/nfs4_lookup", EXIT, EXIT, MISS_EVENT)
+    assert [field.split()[1] for field in MISS_FIELDS.split("; ")] == ["dev", "dir", "flags", "missed"]
+    assert [trigger.event for trigger in joined(OURS, [4, 3], 128, "ours")] == [
+        *("nfs/nfs_xdr_status", "nfs4/nfs4_lookup", EXIT, EXIT, "synthetic/ours")
     ]
 
 

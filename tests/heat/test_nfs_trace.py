@@ -51,7 +51,7 @@ def counted(make_overlay: Callable[..., MountedOverlay], monkeypatch: pytest.Mon
     monkeypatch.setattr(nfs_trace, "LookupCounter", Counted)
     monkeypatch.setattr(nfs_trace, "devices_of", lambda _layers: [((os.major(device), os.minor(device)), 4)])
     monkeypatch.setattr(tracefs, "lacking", lambda _event: None)
-    monkeypatch.setattr(nfs_trace, "remove_leftovers", lambda: None)
+    monkeypatch.setattr(tracefs, "remove_leftovers", list)
     return overlay
 
 

@@ -42,7 +42,7 @@ def test_an_instance_is_small_and_deaf_to_its_maker() -> None:
 def test_what_a_crash_leaves_is_removed_and_nothing_else() -> None:
     crashed = run(_MAKE + "import sys; sys.stdout.flush(); os._exit(0)\n")
     name = os.path.basename(crashed["path"])
-    foreign = name.replace("promoterd-", "promoterd-1", 1)
+    foreign = name.replace("promoterd_", "promoterd_1", 1)
     code = f"""\
 import json, os
 from promoterd.heat.tracefs import Instance, remove_leftovers

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from promoterd.errors import NoHeatSource
 from promoterd.heat import attribution, nfs_trace, tracefs
 from promoterd.heat.base import Kind
 from promoterd.heat.nfs_trace import NfsTraceSource
+from promoterd.overlay.fitness_of_hosts import NEEDED_CAPABILITIES
 from support.daemons import RunningDaemon, mount_policy, wait_for
 from support.hearing import Sink, found_below, view_of
 from support.overlays import MountedOverlay, unmount
@@ -247,6 +249,27 @@ def test_an_overlay_without_nfs_is_refused(tmp_path: Any) -> None:
             with pytest.raises(NoHeatSource, match="lies on NFS"):
                 NfsTraceSource(view_of(overlay), Sink()).start()
             assert os.listdir(INSTANCES) == []
+
+
+@BOTH
+def test_the_capabilities_that_the_daemon_needs_are_enough(make_overlay: MakeOverlay, nfs: Nfs) -> None:
+    overlay = make_overlay(TREE, nfs)
+    code = """\
+import sys
+from promoterd.heat.counting import LookupCounter
+from promoterd.heat.nfs_devices import devices_of
+counter = LookupCounter(devices_of([sys.argv[1].encode()]), 128)
+assert counter.tells_misses and counter.take().events == 0
+counter.close()
+"""
+    names = (name.removeprefix("CAP_").lower() for name in NEEDED_CAPABILITIES)
+    bounding = ",".join(["-all", *(f"+{name}" for name in names)])
+    restricted = ["setpriv", f"--bounding-set={bounding}", "--inh-caps=-all", "--no-new-privs", sys.executable]
+    done = subprocess.run(
+        [*restricted, "-c", code, os.fsdecode(overlay.layers[0])], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(INSTANCES) == []
 
 
 @BOTH

@@ -11,7 +11,9 @@ import pytest
 
 from lab.guest import rpcs
 from lab.guest.elsewhere import Elsewhere, elsewhere
+from lab.guest.launch import launch
 from lab.guest.measure import MANIFEST, say
+from lab.guest.promoting import Promoter
 from lab.guest.stack import Nfs, cool, mounted_nfs, overlay_on, upper_home
 from lab.guest.tracing import Tracing, mount_tracefs
 from lab.manifest import Manifest
@@ -67,6 +69,34 @@ def test_what_is_hot_after_a_launch_covers_what_it_missed(
     assert missed <= counts.missing
     assert {os.fsencode(path) for path in manifest.only_missed} <= hot
     assert (stats.unattributed, stats.sampled) == (0, 0)
+
+
+def test_what_a_launch_only_searches_is_promoted(capfd: pytest.CaptureFixture[str]) -> None:
+    """Twice, as a slow machine may learn late which directories there are; inotify finds none of them."""
+    manifest = Manifest.load(MANIFEST)
+    with ExitStack() as stack:
+        layer = stack.enter_context(mounted_nfs(Nfs("4.2", "actimeo=600")))
+        home = stack.enter_context(upper_home("ext4"))
+        overlay = stack.enter_context(overlay_on([layer], home))
+        root = os.fsdecode(overlay.mountpoint)
+
+        def use() -> None:
+            for _ in range(2):
+                cool(overlay)
+                launch(root, MANIFEST)
+
+        promoter = Promoter(overlay, manifest, "opaque", source="nfs-trace")
+        promoter.promote(use=use)
+        complete = set(promoter.complete())
+        cool(overlay)
+        with rpcs.counted() as counts:
+            launch(root, MANIFEST)
+    with capfd.disabled():
+        say(
+            f"trace: by heat alone {len(complete)} directories are complete, and a launch misses {counts.missing} names"
+        )
+    assert set(manifest.only_missed) <= complete
+    assert counts.missing <= (1 - COVERED) * manifest.missing
 
 
 @pytest.mark.thorough
