@@ -52,7 +52,8 @@ class Instance:
         try:
             _write(f"{self.path}/buffer_size_kb", _SMALLEST_BUFFER)
             _write(f"{self.path}/options/event-fork", "1")
-            _write(f"{self.path}/set_event_notrace_pid", " ".join(os.listdir("/proc/self/task")))
+            for _ in range(2):  # a thread that another one starts meanwhile is in the second list, or inherits
+                _write(f"{self.path}/set_event_notrace_pid", " ".join(os.listdir("/proc/self/task")))
         except OSError:
             self.remove()
             raise
