@@ -51,6 +51,7 @@ class Families:
             await self._look.wait()
             self._look.clear()
             wanted, self._wanted = list(self._wanted), {}
+            await self.mount.rechecks.take(len(wanted))
             found = await self.mount.with_layers(partial(_count_all, wanted, self._may_promote))
             now = self.mount.clock()
             for head, count in found.items():

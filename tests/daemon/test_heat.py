@@ -83,6 +83,24 @@ def test_its_own_work_heats_nothing(make_overlay: MakeOverlay, make_daemon: Make
     daemon.wait_for(lambda: {"/lib", "/app/d1"} <= daemon.heat().keys())
 
 
+@pytest.mark.parametrize("source", ["inotify", "fanotify"])
+def test_a_day_of_rechecks_and_verifications_heats_nothing(
+    make_overlay: MakeOverlay, make_daemon: MakeDaemon, source: str
+) -> None:
+    a_day = 144  # rechecks of a directory, by default
+    names = [f"d{number:02}" for number in range(30)]
+    mounted = make_overlay({"app": {name: files(5) for name in names}})
+    rule = {"path": "app/*", "promote": "always", "recheck": "0.1s", "verify": "0.5s"}
+    heat = {"threshold": 1e9, "settle": 0, "source": source}
+    daemon = make_daemon(mount_policy(mounted, [rule], heat=heat)).start()
+    daemon.wait_state("active", *(f"app/{name}".encode() for name in names), patience=60)
+    daemon.wait_for(lambda: daemon.metric("promoterd_rechecks_total") >= 2 * a_day, 60)
+    time.sleep(1.1)
+    assert daemon.metric("promoterd_heat_events_total") == 0
+    assert daemon.heat() == {}
+    assert daemon.states() == {f"/app/{name}": "active" for name in names}
+
+
 def test_heat_outlasts_a_restart_and_a_reload(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     mounted = make_overlay({"app": {"lib": files(3), "bin": files(3)}})
     daemon = make_daemon(mount_policy(mounted, heat={"threshold": 4})).start(watching=3)
