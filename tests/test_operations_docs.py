@@ -91,7 +91,7 @@ def logged() -> Iterator[tuple[str, str]]:
 
 
 def test_every_log_event_stands_with_its_level() -> None:
-    defined = set(logged())
+    defined = {pair for pair in logged() if pair[0] not in LEVEL_BY_CASE}
     documented = {(event, level) for event, level, _ in table("Log events") if event not in LEVEL_BY_CASE}
     assert documented == defined
     assert len(defined) > 30
