@@ -15,7 +15,7 @@ from support.trees import Tree, files
 
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
-TREE: Tree = {f"lib{number}": files(60) for number in range(8)}
+TREE: Tree = {f"lib{number}": {**files(60), "big": b"x" * 700_000} for number in range(8)}
 RULES = [{"path": "lib*", "promote": "always", "recheck": "1h", "xattrs": "skip"}]
 OWN = "127.0.0.9"
 """An address of the server that nobody else uses: its connection is of this test alone."""
@@ -47,10 +47,10 @@ def most_outstanding(mountpoint: bytes) -> int:
 def test_never_more_are_outstanding_than_policy_says(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, backend: str, most: int
 ) -> None:
-    nfs = Nfs("4.2", "actimeo=600", address=OWN)
+    nfs = Nfs("4.2", "actimeo=600,rsize=65536", address=OWN)  # a chunk of what is copied is one READ
     mounted = make_overlay(TREE, nfs, layered=backend == "layer")
     limits = {"max_outstanding": most, "concurrency": 4}
-    data = {"copy_data": {"max_size": "1MiB"}} if backend == "layer" else {}
+    data = {"copy_data": {"max_size": "1MiB", "budget": "64MiB"}} if backend == "layer" else {}
     with far_away():
         daemon = make_daemon(mount_policy(mounted, RULES, backend=backend, limits=limits, **data)).start()
         daemon.wait_state("complete", *(b"lib%d" % number for number in range(8)))
