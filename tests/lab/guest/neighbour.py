@@ -25,7 +25,7 @@ from lab.guest.stack import Nfs, cool, layered_on, mounted_nfs, upper_home
 from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.trees import build, files
 
-LEAST_WITH, MOST_WITHOUT = 0.95, 0.9
+LEAST_WITH = MOST_WITHOUT = 0.95
 """The neighbour's operations/s, relative to those without the daemon: with limiter at least, without one at most."""
 PLAIN, WITH_XATTRS, ENTRIES = 28, 12, 500
 """Directories, and names in each; in some the server is asked for each entry's extended attributes."""
