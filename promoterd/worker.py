@@ -57,6 +57,7 @@ class Worker:
         self.ranking = Ranking(mount, tracker)
         self.warmer = Warmer(mount, self.look)
         may_promote = self.ranking.may_promote
+        self._told: list[tuple[bytes, float, str]] = []
         self._families = Families(mount, may_promote)
         self._sweeps = Sweeps(
             mount.policy.heat.settle, tracker.half_life, self._heat, may_promote, self._families.counts
@@ -71,7 +72,7 @@ class Worker:
         self.mount.metrics.heat(kind, weight)
         self.ranking.heard(kind)
         if path not in self.mount.busy and self.ranking.may_promote(path):
-            self._sweeps.touched(path, weight, kind, self.mount.clock())
+            self._told.append((path, weight, kind))
 
     def _heat(self, path: bytes, weight: float, kind: str, at: float) -> None:
         if path not in self.mount.busy:
@@ -91,7 +92,17 @@ class Worker:
     def vanished(self, path: bytes) -> None:
         """A directory is gone from this path."""
         self.tracker.forget(path)
+        self._told = [use for use in self._told if use[0] != path]
         self._sweeps.vanished(path)
+
+    def take_in(self) -> None:
+        """Make heat of what was told in one reading of the source, but for what walks over the tree did."""
+        told, self._told = self._told, []
+        now = self.mount.clock()
+        self._sweeps.hear(told, now)
+        for walked in self._sweeps.settled(now):
+            self.mount.log.info("swept", path=show(walked.path), directories=walked.directories)
+        self.mount.metrics.swept(self._sweeps.walks, self._sweeps.swept)
 
     # For requests by hand
 
@@ -130,9 +141,7 @@ class Worker:
             unsure = self.source.unsure() if confirming is None or confirming.done() else []
             if unsure:
                 confirming = asyncio.create_task(self._confirm(self.source, unsure))
-            for walked in self._sweeps.settled(self.mount.clock()):
-                self.mount.log.info("swept", path=show(walked.path), directories=walked.directories)
-            self.mount.metrics.swept(self._sweeps.walks, self._sweeps.swept)
+            self.take_in()
             self.mount.metrics.sources(self.source.parts())
             self.mount.metrics.source(self.source.stats(), len(self.tracker), self.tracker.evictions)
             await asyncio.sleep(DRAIN_EVERY)

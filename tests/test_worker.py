@@ -110,6 +110,7 @@ def test_what_is_worked_on_is_not_heated(make_overlay: MakeOverlay) -> None:
         worker.mount.busy.add(b"app/lib")
         worker.touched(b"app/lib", 5.0, "open")
         worker.touched(b"app", 5.0, "open")
+        worker.take_in()
         assert b"app/lib" not in worker.tracker
         assert b"app" in worker.tracker
 

@@ -15,7 +15,7 @@ nobody can tell: it counts when the same directories are visited again while the
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -80,9 +80,18 @@ class Sweeps:
         self._without_parents: Wave | None = None
         self._doubtful: dict[bytes, tuple[float, dict[str, float]]] = {}
         self._news: list[Walked] = []
+        self._lists_are_heard = False
 
     def __len__(self) -> int:
         return len(self._visits) + len(self._doubtful)
+
+    def hear(self, uses: Iterable[tuple[bytes, float, str]], now: float) -> None:
+        """What one reading of a source told, in whatever order: directory, weight, kind.
+
+        Parents come before what is in them then, and whatever a walk would do before what it would not.
+        """
+        for path, weight, kind in sorted(uses, key=lambda use: (use[0], use[2] not in _BEGINS, use[2] != Kind.OPEN)):
+            self.touched(path, weight, kind, now)
 
     def touched(self, path: bytes, weight: float, kind: str, now: float) -> None:
         """A directory was used; calls ``count`` with what is heat now."""
@@ -91,6 +100,8 @@ class Sweeps:
             self._count(path, weight, kind, now)
             return
         if kind == Kind.LIST:
+            self._lists_are_heard = True
+            visit.wave.listed += not visit.lists
             visit.lists += weight
             if not visit.has_parent:
                 self._join(path, visit, now)
@@ -99,6 +110,7 @@ class Sweeps:
         if visit.held is not None and (kind not in _OF_WALKS or visit.lists > LISTS_MOST or stays):
             self._release(path, visit.held, now)
             visit.held = None
+            visit.wave.freed += 1
         if visit.held is None:
             self._count(path, weight, kind, now)
         elif visit.wave.is_walk:
@@ -210,14 +222,16 @@ class Sweeps:
         if wave.is_walk or wave.members < wave.judged_at:
             return
         wave.judged_at *= 2
-        could = self._could(wave.heads()) if wave.goes_down else None
+        may_be = wave.goes_down and wave.may_be_a_walk(lists_are_heard=self._lists_are_heard)
+        could = self._could(wave.heads()) if may_be else None
         if could is not None and wave.is_complete_so_far(could):
             self._is_a_walk(wave)
 
     def _is_over(self, wave: Wave, now: float) -> None:
         """It has left, or is none: what it comes to is heat unless it was a walk. It waits for what is not known."""
         becomes = self._release
-        if not wave.is_walk and wave.members >= FEWEST:
+        may_be = wave.members >= FEWEST and wave.may_be_a_walk(lists_are_heard=self._lists_are_heard)
+        if may_be and not wave.is_walk:
             could = self._could(wave.heads())
             if could is None and now - wave.last <= LONGEST * self.settle:
                 return

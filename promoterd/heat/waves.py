@@ -13,6 +13,10 @@ COMPLETE: Final = 0.7
 """The share of the directories that a walk could have listed which it has listed."""
 WITH_PARENTS: Final = 0.5
 """The share of a wave whose parents are in it as well, from which on it is certain to go down a tree."""
+LISTED: Final = 0.8
+"""The share of a wave that a walk has listed, where listings are heard: who walks to a file looks names up above it."""
+IN_VAIN: Final = 0.1
+"""The share of a wave, at most, in which something was done that walks do not do, as looking for what is not there."""
 
 
 @dataclass(slots=True)
@@ -42,6 +46,8 @@ class Wave:
     visits: dict[bytes, Visit] = field(default_factory=dict)
     members: int = 0
     with_parents: int = 0
+    listed: int = 0
+    freed: int = 0
     judged_at: int = FEWEST
     is_walk: bool = False
 
@@ -57,12 +63,17 @@ class Wave:
         self.visits[path] = visit
         self.members += 1
         self.with_parents += visit.has_parent
+        self.listed += visit.lists > 0
+        self.freed += visit.held is None
         self.grew, self.latest = now, path
 
     def give(self, path: bytes) -> None:
         """One visit less: it belongs to another wave."""
+        visit = self.visits.pop(path)
         self.members -= 1
-        self.with_parents -= self.visits.pop(path).has_parent
+        self.with_parents -= visit.has_parent
+        self.listed -= visit.lists > 0
+        self.freed -= visit.held is None
 
     def use(self, path: bytes, now: float) -> None:
         """A directory is used, and with it what is above: who goes through a tree comes back there."""
@@ -92,6 +103,11 @@ class Wave:
     def goes_down(self) -> bool:
         """Whether it is certain to go down a tree."""
         return self.with_parents >= WITH_PARENTS * self.members
+
+    def may_be_a_walk(self, *, lists_are_heard: bool) -> bool:
+        """Whether it does what walks do, and nothing else, in nearly all of the directories."""
+        lists = not lists_are_heard or self.listed >= LISTED * self.members
+        return lists and self.freed <= IN_VAIN * self.members
 
     def heads(self) -> set[bytes]:
         """The directories that it visited, and those beside it: whose child directories it could have visited."""

@@ -1,12 +1,13 @@
 """Recorded traces of what a heat source heard, told again as if a source were read once a second."""
 
+import random
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 from promoterd.heat.sweeps import Sweeps, Walked
-from promoterd.paths import parent
+from promoterd.paths import ancestors, parent
 
 TRACES = Path(__file__).with_name("traces")
 HALF_LIFE = 600.0
@@ -41,6 +42,27 @@ def trace(name: str, *, at: float = 0.0, slower: float = 1.0) -> Told:
     return told
 
 
+def as_lookups(told: Told, *, missed: int, lists: bool) -> Told:
+    """What is looked up on the server by whoever did this on a cold client, with the listings where those are heard.
+
+    Each directory is looked up in the one above it, once; in each that is used so many names are not there.
+    """
+    seen: set[bytes] = set()
+    heard_of: Told = []
+    for at, path, kind, weight in told:
+        for directory in (*ancestors(path), path) if path else ():
+            if directory not in seen:
+                seen.add(directory)
+                heard_of.append((at, parent(directory), "found", 1.0))
+        if kind == "open":
+            heard_of.append((at, path, "found", weight))
+        if missed:
+            heard_of.append((at, path, "miss", float(missed)))
+        if lists and kind == "list":
+            heard_of.append((at, path, kind, weight))
+    return [line for line in heard_of if line[1] in heard()]
+
+
 def together(*traces: Told) -> Told:
     """Several at once."""
     return sorted((line for told in traces for line in told), key=lambda line: line[0])
@@ -67,6 +89,7 @@ class Replayed:
         is_heard: Callable[[bytes], bool] = lambda path: path in heard(),
         unknown: int = 0,
         after: int | None = None,
+        shuffled: int | None = None,
         **options: int,
     ) -> None:
         self.heat: dict[bytes, float] = defaultdict(float)
@@ -79,11 +102,11 @@ class Replayed:
         self.sweeps = Sweeps(settle, HALF_LIFE, self._count, is_heard, self._could, **options)
         now = 0.0
         for now, reading in readings(told):
-            for path, kind, weight in reading:
-                if not is_heard(path):
-                    continue
-                self.sweeps.touched(path, weight, kind, now)
-                self.most_held = max(self.most_held, len(self.sweeps))
+            uses = [(path, weight, kind) for path, kind, weight in reading if is_heard(path)]
+            if shuffled is not None:
+                random.Random(shuffled).shuffle(uses)
+            self.sweeps.hear(uses, now)
+            self.most_held = max(self.most_held, len(self.sweeps))
             self.walks += self.sweeps.settled(now)
         self.then = dict(self.heat)
         """The heat at the end of the trace, before what was held back to the last had its time."""

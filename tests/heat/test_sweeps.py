@@ -10,7 +10,7 @@ from promoterd.heat.sweeps import LISTS_MOST, Sweeps
 from promoterd.heat.waves import FEWEST
 from promoterd.paths import parent
 
-from .replaying import HALF_LIFE, SETTLE, Replayed, Told, directories, heard, together, total, trace
+from .replaying import HALF_LIFE, SETTLE, Replayed, Told, as_lookups, directories, heard, together, total, trace
 
 ROOT = b""
 SWEEPS = (
@@ -41,6 +41,39 @@ def test_use_is_heat_all_of_it(name: str, slower: float) -> None:
     assert replayed.heat == total(told)
     assert replayed.walks == []
     assert len(replayed.sweeps) == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("name", [*SWEEPS, *USES])
+def test_the_order_within_one_reading_says_nothing(name: str, seed: int) -> None:
+    """A source that counts in the kernel has none."""
+    told = trace(name, slower=5)
+    heat = Replayed(told, shuffled=seed).heat
+    heat.pop(ROOT, None)
+    assert heat == ({path: heat for path, heat in total(told).items() if path} if name in USES else {})
+
+
+@pytest.mark.parametrize(
+    ("name", "lists"),
+    [
+        *((name, True) for name in ("find", "find-ls", "walk", "tar", "grep", "cp")),
+        *((name, False) for name in ("tar", "grep", "cp")),  # others look nothing up in directories without children
+    ],
+)
+def test_a_sweep_that_is_heard_by_its_lookups_is_no_heat(name: str, lists: bool) -> None:
+    told = as_lookups(trace(name, slower=5), missed=0, lists=lists)
+    replayed = Replayed(told, shuffled=1)
+    assert {path: heat for path, heat in replayed.heat.items() if path} == {}
+    assert len(replayed.walks) >= 1
+
+
+@pytest.mark.parametrize("lists", [True, False])
+@pytest.mark.parametrize("name", ["launch", "launches"])
+def test_a_launch_that_is_heard_by_its_lookups_is_heat(name: str, lists: bool) -> None:
+    told = as_lookups(trace(name), missed=9, lists=lists)
+    replayed = Replayed(told, shuffled=1)
+    assert replayed.heat == total(told)
+    assert replayed.walks == []
 
 
 @pytest.mark.parametrize("unknown", [1, 3, 10])
