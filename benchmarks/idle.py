@@ -31,7 +31,7 @@ metrics: {{listen: 127.0.0.1:0}}
 log: {{format: json, level: warning}}
 mounts:
   - mountpoint: {mountpoint}
-    heat: {{max_watches: {watches}}}
+    heat: {{source: inotify, max_watches: {watches}}}
     rules:
       - path: apps/**
 """

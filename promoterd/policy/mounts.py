@@ -22,9 +22,9 @@ class HeatPolicy(Section):
     """What counts as hot on a mount, and how it is noticed."""
 
     source: Name = Field(
-        default="inotify",
-        description="Where heat comes from: `inotify`, `fanotify`, a registered name, or `auto` for the best that "
-        "kernel and mount give.",
+        default=AUTO,
+        description="Where heat comes from: `inotify`, `fanotify`, `nfs-trace`, a registered name, or `auto` for "
+        "the best ones that kernel and mount give.",
     )
     half_life: Duration = Field(default=600.0, gt=0, description="Time in which heat falls to half.")
     threshold: float = Field(default=20.0, gt=0, description="Heat from which on a directory counts as hot.")

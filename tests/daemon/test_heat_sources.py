@@ -151,7 +151,9 @@ def test_where_the_kernel_refuses_inotify_stands_in(
 
 def test_auto_takes_what_costs_the_server_nothing(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     served, local = make_overlay({"lib": files(3)}, counting=True), make_overlay({"lib": files(3)})
-    sections = [mount_policy(mounted, heat={"source": "auto"}) for mounted in (served, local)]
+    sections = [mount_policy(mounted) for mounted in (served, local)]
+    for section in sections:
+        del section["heat"]["source"]  # the default
     daemon = make_daemon(*sections).start()
     daemon.wait_armed(1)
     assert [part["name"] for part in daemon.status(0)["heat_sources"]] == ["inotify"]

@@ -49,7 +49,10 @@ def moment(event: Event) -> float:
 
 
 def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = ({"path": "**"},), **keys: Any) -> Event:
-    """The section of one mount, in a hurry; ``limits`` and ``heat`` are merged with what stands here."""
+    """The section of one mount, in a hurry; ``limits`` and ``heat`` are merged with what stands here.
+
+    By inotify, whose watches tell what is heard so far, and which tests of other sources leave out.
+    """
     limits = {
         "entries_per_second": "unlimited",
         "recheck_requests_per_second": "unlimited",
@@ -59,7 +62,7 @@ def mount_policy(mounted: MountedOverlay, rules: Sequence[Mapping[str, Any]] = (
         "min_free_inodes": 0,
         **keys.pop("limits", {}),
     }
-    heat = {"threshold": 1.5, "settle": "0.5s"} | keys.pop("heat", {})
+    heat = {"source": "inotify", "threshold": 1.5, "settle": "0.5s"} | keys.pop("heat", {})
     return {
         "mountpoint": os.fsdecode(mounted.mountpoint),
         "backend": "opaque",
