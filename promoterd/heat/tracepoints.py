@@ -1,9 +1,9 @@
 """Which events of the NFS client say what of lookups, and the histogram triggers that count them; no I/O.
 
 ``nfs_lookup_exit`` comes once for each LOOKUP that went to the server because a name was not in the client's cache
-(nfs_lookup(), fs/nfs/dir.c), with the directory's device and inode. It reports ENOENT as no error: from Linux 6.2 on
-its ``fileid`` is 0 then. Before, the reply itself is asked: ``nfs4_lookup`` for v4 and ``nfs_xdr_status`` for v3 tell
-the error in the same thread just before, and a synthetic event joins both.
+(nfs_lookup(), fs/nfs/dir.c), with the directory's device and inode. It reports ENOENT as no error; where it has a
+field ``fileid`` (Linux 6.12), that is 0 then. Where it has none (6.1), the reply itself is asked: ``nfs4_lookup`` and,
+for v3, ``nfs_xdr_status`` tell the error in the same thread just before, and a synthetic event joins both.
 
 overlayfs looks up with ``flags`` 0 (lookup_one_unlocked(), fs/namei.c). Who uses the NFS mount itself has others,
 unless it is the last name of an lstat(2): that cannot be told from the overlay's lookups.

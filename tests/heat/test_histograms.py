@@ -5,7 +5,7 @@ import pytest
 from promoterd.heat.attribution import Inode
 from promoterd.heat.base import Kind
 from promoterd.heat.histograms import Growth, Histogram, clearing, parse
-from promoterd.heat.lookups import Reading
+from promoterd.heat.lookups import LOOKUP, Reading
 from promoterd.heat.tracepoints import (
     EXIT,
     MISS_FIELDS,
@@ -44,6 +44,15 @@ def test_what_linux_6_12_shows() -> None:
         (Inode(31, 2639), Kind.FOUND): 1,
         (Inode(31, 2640), Kind.FOUND): 1,
     }
+
+
+def test_what_linux_6_1_shows() -> None:
+    triggers = [*together([29], 4096), *joined([29], [3], 4096, "ours")]
+    uses = read(Reading(Kind.FOUND), triggers, sample("miss-6.1"), sample("lookup_exit-6.1"))
+    above = {(Inode(29, number), Kind.FOUND): 1 for number in (2983, 2984)}
+    assert uses == {(Inode(29, 2985), Kind.MISS): 3, (Inode(29, 2985), Kind.FOUND): 4, **above}
+    untold = read(Reading(LOOKUP), together([29], 4096), sample("lookup_exit-6.1"))
+    assert untold == {(Inode(29, 2985), LOOKUP): 7, **{(inode, LOOKUP): 1 for inode, _ in above}}
 
 
 def test_nonsense_is_left_out() -> None:

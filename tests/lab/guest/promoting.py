@@ -67,14 +67,10 @@ def fit_backends(overlay: MountedOverlay) -> list[str]:
 
 
 class Promoter:
-    """The daemon on one overlay with the share's policy; it works while :meth:`promote` runs.
+    """The daemon on one overlay with the share's policy; it works while :meth:`promote` runs."""
 
-    ``source`` is where its heat comes from.
-    """
-
-    def __init__(self, overlay: MountedOverlay, manifest: Manifest, state: str, source: str = "inotify") -> None:
+    def __init__(self, overlay: MountedOverlay, manifest: Manifest, state: str) -> None:
         self.overlay = overlay
-        self.source = source
         self.manifest = manifest
         self.state = state
         self.backend = state.partition("+")[0]
@@ -88,7 +84,7 @@ class Promoter:
         """
         more = {"copy_data": {"max_size": "64KiB", "budget": BUDGET}} if "+data" in self.state else {}
         chosen = rules(self.manifest, always, self.state)
-        at_once = {"settle": "0s", "source": self.source}
+        at_once = {"settle": "0s"}
         policy = mount_policy(
             self.overlay, chosen, backend=self.backend, activation_interval="1s", heat=at_once, **more
         )
