@@ -26,7 +26,7 @@ MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 COVERED = 0.99
 MANY = 100_000
-COLD, ROUNDS = 20_000, 10
+COLD, ROUNDS, UNTIMED = 20_000, 4, 500
 _LAUNCH = "import sys; from lab.guest.launch import launch; launch(sys.argv[1], sys.argv[2])"
 
 
@@ -91,6 +91,7 @@ def test_what_a_launch_only_searches_would_be_promoted(make_daemon: MakeDaemon) 
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(900)
 def test_no_lookup_of_very_many_is_attributed_to_another_directory(make_overlay: MakeOverlay, user: Elsewhere) -> None:
     chance = random.Random(1)
     tree = {f"d{number:02}": {"in": files(3), "aside": files(2)} for number in range(50)}
@@ -120,6 +121,7 @@ def test_no_lookup_of_very_many_is_attributed_to_another_directory(make_overlay:
 
 
 @pytest.mark.thorough
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("version", ["4.2", "3"])
 def test_what_counting_costs(
     make_overlay: MakeOverlay, user: Elsewhere, version: str, capfd: pytest.CaptureFixture[str]
@@ -134,13 +136,15 @@ def test_what_counting_costs(
         on = (turn + turn // 2) % 2 == 0  # neither is always the first of a pair
         names = [overlay.at(b"lib/%d-%d" % (turn, number)) for number in range(each)]
         tracing = Tracing(overlay) if on else None
+        # what the kernel patches in its code for a tracepoint, an emulator has to translate anew
+        user.look_up(overlay.at(b"lib/u%d-%d" % (turn, number)) for number in range(UNTIMED))
         begun = time.perf_counter()
         user.look_up(names)
         seconds[on] += time.perf_counter() - begun
         if tracing is not None:
             heard += tracing.drained()[b"lib", Kind.MISS]
             tracing.source.close()
-    assert heard == COLD
+    assert heard == COLD + UNTIMED * ROUNDS
     with capfd.disabled():
         ratio = seconds[True] / seconds[False]
         say(f"trace {version}: {COLD} cold lookups take {ratio:.3f} times as long when they are counted, {seconds}")
