@@ -1,6 +1,7 @@
 """Keeping the pace of a mount: what its NFS client counts is looked at while there is work, and the rate follows."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 
@@ -52,7 +53,7 @@ class Adapter:
         if self.limiter is not None:
             before, self._counted = self._counted, rpcstats.now(mount.on_nfs)
             cuts = self.limiter.cuts
-            self.limiter.look(rpcstats.since(before, self._counted), asked, now)
+            self.limiter.look(rpcstats.since(before, self._counted), asked, time.monotonic())
             mount.metrics.pace.cut(self.limiter.cuts - cuts)
             if self.limiter.last is not None:
                 mount.metrics.pace.answered(self.limiter.last.took, self.limiter.last.usually)

@@ -44,5 +44,7 @@ class Allowance:
         return sum(spent for _, spent in self._spent)
 
     def _forget(self, now: float) -> None:
+        for part in self._spent:
+            part[0] = min(part[0], now)  # the clock was set back: what was spent counts from now on
         while self._spent and self._spent[0][0] + self._part + self.window <= now:
             self._spent.popleft()

@@ -92,7 +92,8 @@ class Limiter:
     def look(self, counted: Counted, asked: float, now: float) -> Look | None:
         """Take note of what was counted since the last look, and adapt the rate; None where that tells too little.
 
-        ``asked``: requests that we made meanwhile. A rate that was not made use of does not grow.
+        ``asked``: requests that we made meanwhile. A rate that was not made use of does not grow. ``now``: seconds of a
+        clock that is never set back.
         """
         elapsed = 1.0 if self._looked_at is None else now - self._looked_at
         if self._looked_at is None or elapsed > PAUSE:
@@ -114,7 +115,7 @@ class Limiter:
         return found
 
     def _stay_within(self) -> None:
-        if self.last is not None:
+        if self.last is not None and self.last.took > 0:  # the kernel counts whole milliseconds: it may be none
             self.rate = min(self.rate, max(self.least, SHARE / self.last.took))
         if self.most is not None:
             self.rate = min(self.rate, self.most)

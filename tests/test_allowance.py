@@ -45,3 +45,13 @@ def test_an_account_stays_small() -> None:
         account.spend(1, float(second))
     assert len(account._spent) <= 62
     assert account.left(100_000.0) == pytest.approx(10**9 - 3600, abs=61)
+
+
+def test_a_clock_that_is_set_back_holds_nothing_longer_than_the_window() -> None:
+    account = Allowance(100, 60.0)
+    account.spend(100, 1_000_000.0)
+    assert account.left(5000.0) == 0
+    assert account.more_at(5000.0) == 5061.0
+    account.spend(50, 5010.0)
+    assert account.left(5061.0) == 50
+    assert account.left(5071.0) == 100

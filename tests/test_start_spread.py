@@ -7,12 +7,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
+import pytest
+
 from promoterd.adapting import Adapter, portion
 from promoterd.explain import explain
 from promoterd.finding import Finder
 from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
 from promoterd.opening import shared_out
+from promoterd.overlay import rpcstats
+from promoterd.overlay.rpcstats import Calls, Counted
 from promoterd.promotion import promote
 from promoterd.rechecking import Rechecker
 from promoterd.terms import terms_for
@@ -91,6 +95,28 @@ def test_batches_shrink_with_the_rate(make_overlay: MakeOverlay) -> None:
         adapter.limiter.rate = 1e9
         adapter._apply()
         assert mount.backend.batch == before
+
+
+def test_a_clock_that_is_set_back_leaves_the_rate_alone(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = make_overlay({"app": {"lib": files(2)}})
+    counted = [0]
+
+    def now(_mounts: object) -> Counted:
+        counted[0] += 100
+        return {(b"/nfs", "GETATTR"): Calls(counted[0], counted[0], 0, 100 * counted[0], 0, counted[0])}
+
+    monkeypatch.setattr(rpcstats, "now", now)
+    with on_nfs(mounted) as (mount, _):
+        adapter = Adapter(mount)
+        began = mount.clock()
+        for moment in (began, began + 1, began - 86_400, began - 86_399):
+            mount.clock = partial(float, moment)
+            mount.pace.reckoned += 100
+            adapter.look()
+            assert mount.pace.rate is not None
+            assert mount.pace.rate >= 50
 
 
 def test_threads_and_lanes_together_are_as_many_as_may_be_outstanding() -> None:

@@ -162,6 +162,16 @@ def test_on_the_average_no_more_than_half_a_request_waits(latency: float, rate: 
     assert limiter.cuts == 0
 
 
+def test_answers_that_took_less_than_the_kernel_counts_bound_nothing() -> None:
+    limiter = Limiter(None)
+    look = limiter.look(answers(0.0), asked=50, now=0.0)
+    assert look is not None
+    assert look.took == 0
+    for second in range(1, 10):
+        limiter.look(answers(0.0), asked=limiter.rate, now=float(second))
+    assert limiter.rate == FIRST + 10 * STEP
+
+
 @pytest.mark.parametrize(("spread", "least"), [(0.1, 450), (0.2, 150), (0.3, 80)])
 def test_chance_is_not_taken_for_a_slow_server(spread: float, least: float) -> None:
     """Means of a second's answers differ by so much (sigma) from each other, as those of a real server do."""

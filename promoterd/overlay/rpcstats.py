@@ -31,6 +31,11 @@ class Calls:
     queued_ms: int = 0
     rtt_ms: int = 0
 
+    @property
+    def is_backward(self) -> bool:
+        """Whether a difference shows that the later numbers are no continuation of the earlier ones."""
+        return any(getattr(self, one.name) < 0 for one in fields(self))
+
     def __sub__(self, before: Self) -> Self:
         return type(self)(*(getattr(self, one.name) - getattr(before, one.name) for one in fields(self)))
 
@@ -60,7 +65,7 @@ def counted(mountstats: bytes, mountpoints: Collection[bytes]) -> Counted:
 def since(before: Counted, after: Counted) -> Counted:
     """What was counted meanwhile; nothing of a mount that was made anew."""
     changes = {key: calls - before.get(key, Calls()) for key, calls in after.items()}
-    return {key: calls for key, calls in changes.items() if calls.done > 0 and calls.rtt_ms >= 0}
+    return {key: calls for key, calls in changes.items() if calls.done > 0 and not calls.is_backward}
 
 
 def now(mountpoints: Collection[bytes]) -> Counted:

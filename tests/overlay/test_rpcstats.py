@@ -39,3 +39,8 @@ def test_what_was_counted_meanwhile() -> None:
         (b"/b", "OPEN"): Calls(1, 1, 0, 1, 0, 3),
     }
     assert since(after, before) == {}, "the mount was made anew, and counts from nothing"
+
+
+def test_a_mount_made_anew_that_has_been_asked_more_by_now() -> None:
+    before = {(b"/b", "LOOKUP"): Calls(10, 18, 8, 1000, 1, 20)}
+    assert since(before, {(b"/b", "LOOKUP"): Calls(50, 50, 0, 5000, 1, 60)}) == {}
