@@ -33,9 +33,10 @@ def lists_of(name: str) -> list[str]:
         return [name]
     if os.path.isdir(name):
         try:
-            found = [os.path.join(name, entry) for entry in sorted(os.listdir(name)) if entry.endswith(_ENDINGS)]
+            entries = [os.path.join(name, entry) for entry in sorted(os.listdir(name)) if entry.endswith(_ENDINGS)]
         except OSError as error:
             raise _unreadable(name, error.strerror) from error
+        found = [entry for entry in entries if os.path.isfile(entry) or not os.path.exists(entry)]  # no pipes
         if not found:
             raise HeatListError(f"{_shown(name)}: no list in this directory", hint="lists are named *.yaml or *.yml")
         return found
@@ -65,32 +66,47 @@ def _text(file: str) -> str:
 
 
 def write_list(heat: HeatList, file: str, notes: Notes | None = None) -> None:
-    """Write a list in place of what the file was: all of it, or nothing. Raises HeatListError."""
-    directory = os.path.dirname(os.path.abspath(file))
-    written = None
+    """Write a list in place of what the file was, or what it leads to: all of it, or nothing. Raises HeatListError."""
     try:
-        if os.path.exists(file) and not os.path.isfile(file):  # a pipe, or /dev/stderr
+        if _is_stream(file):
             with open(file, "w", encoding="utf-8") as stream:
                 stream.write(dumps(heat, notes))
-            return
-        descriptor, written = tempfile.mkstemp(prefix=".promoterd-", dir=directory)
-        with open(descriptor, "w", encoding="utf-8") as stream:
-            stream.write(dumps(heat, notes))
-            os.fchmod(descriptor, 0o666 & ~_umask())
-        os.replace(written, os.path.realpath(file))
+        else:
+            _replace(os.path.realpath(file), dumps(heat, notes))
     except OSError as error:
-        if written is not None:
-            with suppress(OSError):
-                os.unlink(written)
         raise HeatListError(f"{_shown(file)} cannot be written: {error.strerror}") from error
+
+
+def _replace(file: str, text: str) -> None:
+    descriptor, written = tempfile.mkstemp(prefix=".promoterd-", dir=os.path.dirname(file))
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            os.fchmod(descriptor, 0o666 & ~_umask())
+        os.replace(written, file)
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(written)
+        raise
+
+
+def _is_stream(file: str) -> bool:
+    """Whether it is a pipe, a terminal, or a name for something that is open, such as /dev/stdout."""
+    if os.path.exists(file) and not os.path.isfile(file):
+        return True
+    directory = os.path.realpath(os.path.dirname(os.path.abspath(file)))
+    return directory == "/dev" or directory.startswith("/proc/")
 
 
 def check_writable(file: str) -> None:
     """Raise HeatListError where a list could not be written later, after the work that it is about."""
-    directory = os.path.dirname(os.path.abspath(file))
-    if os.path.isdir(file) or not os.path.isdir(directory):
-        what = "it is a directory" if os.path.isdir(file) else f"there is no directory {_shown(directory)}"
-        raise HeatListError(f"{_shown(file)} cannot be written: {what}")
+    if os.path.isdir(file):
+        raise HeatListError(f"{_shown(file)} cannot be written: it is a directory")
+    if _is_stream(file):
+        return
+    directory = os.path.dirname(os.path.realpath(file))
+    if not os.path.isdir(directory):
+        raise HeatListError(f"{_shown(file)} cannot be written: there is no directory {_shown(directory)}")
     if not os.access(directory, os.W_OK):
         raise HeatListError(f"{_shown(file)} cannot be written: this user may not write to {_shown(directory)}")
 

@@ -10,6 +10,8 @@ from urllib.parse import unquote_to_bytes
 
 ROOT: Final = "/"
 """How the mount's own directory is written."""
+LONGEST: Final = 4096
+"""No path has so many bytes (PATH_MAX, limits.h)."""
 _STRAY: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 
 
@@ -35,6 +37,8 @@ def decode(text: str) -> bytes:
         raw = unquote_to_bytes(text) if "%" in text else text.encode()
     except UnicodeEncodeError:
         raise ValueError("a character that is not Unicode; bytes that are not UTF-8 are written %XX") from None
+    if len(raw) >= LONGEST:
+        raise ValueError(f"a path of {len(raw)} bytes; the kernel takes none of {LONGEST} or more")
     if b"\0" in raw:
         raise ValueError("a NUL, which no path has")
     if b".." in raw.split(b"/"):

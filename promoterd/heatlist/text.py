@@ -130,6 +130,8 @@ def _read_as_yaml(text: str, file: str, into: HeatList) -> None:
     documents = _parsed(text, file)
     if not documents:
         raise _failure(file, [(1, "nothing in it")])
+    if _directories_in(documents) > len(text):
+        raise _failure(file, [(1, "aliases by which it has more directories than characters")])
     for number, data in enumerate(documents):
         try:
             document = _Document.model_validate(data)
@@ -142,6 +144,13 @@ def _read_as_yaml(text: str, file: str, into: HeatList) -> None:
             for directory in mount.directories:
                 uses = Uses(directory.open, directory.list, directory.miss, directory.found)
                 into.add(mount.mountpoint, directory.path, uses)
+
+
+def _directories_in(documents: Iterable[object]) -> int:
+    """How many there will be, whatever else is wrong; an alias costs nothing until it is looked at."""
+    lists = [data.get("mounts") for data in documents if isinstance(data, dict)]
+    mounts = [mount for found in lists if isinstance(found, list) for mount in found if isinstance(mount, dict)]
+    return sum(len(found) for mount in mounts if isinstance(found := mount.get("directories"), list))
 
 
 def _parsed(text: str, file: str) -> list[object]:

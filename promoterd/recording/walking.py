@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from promoterd.heatlist import names
 from promoterd.heatlist.model import HeatList, Uses
 from promoterd.recording.tracelog import Lookup
 
@@ -125,6 +126,6 @@ def heat_of(
     for lookup, count in lookups:
         for directory, uses in walker.uses(lookup):
             place = mount_of(directory)
-            if place is not None:
+            if place is not None and len(place[1]) < names.LONGEST:  # no such path can be looked up at once
                 heat.add(*place, Uses(*(number * count for number in uses)))
     return heat

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from promoterd.errors import HeatListError
 from promoterd.heatlist import HeatList, Uses, names, read_list, write_list
 from promoterd.heatlist import text as texts
+from promoterd.heatlist.files import check_writable, lists_of
 from promoterd.heatlist.model import KINDS
 from promoterd.heatlist.text import dumps, loads
 from support.trees import ODD_NAMES
@@ -258,6 +260,56 @@ class TestFiles:
         with pytest.raises(HeatListError, match="cannot be written: No such file or directory"):
             write_list(random_list(3), str(tmp_path / "none" / "list.yaml"))
         assert sorted(os.listdir(tmp_path)) == ["link", "list.yaml"]
+
+    def test_a_symlink_to_another_file_system_and_standard_output(self, tmp_path: Path) -> None:
+        with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
+            os.symlink(f"{elsewhere}/list.yaml", tmp_path / "link")
+            for number in (3, 4):
+                check_writable(str(tmp_path / "link"))
+                write_list(random_list(number), str(tmp_path / "link"))
+                assert read_list([f"{elsewhere}/list.yaml"]) == random_list(number)
+            assert (os.listdir(tmp_path), os.listdir(elsewhere)) == (["link"], ["list.yaml"])
+        with open(tmp_path / "out", "w+b") as out:
+            arguments = ["heat", "merge", "-o", "/dev/stdout"]
+            text = dumps(random_list(5)).encode()
+            subprocess.run([sys.executable, "-m", "promoterd", *arguments], input=text, stdout=out, check=True)
+            assert out.read() == text, "into the file that is open, not beside it"
+
+    def test_a_symlink_to_where_there_is_no_directory(self, tmp_path: Path) -> None:
+        os.symlink(tmp_path / "none" / "list.yaml", tmp_path / "link")
+        with pytest.raises(HeatListError, match="there is no directory"):
+            check_writable(str(tmp_path / "link"))
+
+    def test_what_breaks_off_leaves_nothing_half_written(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def interrupted(*_args: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(os, "replace", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_list(random_list(3), str(tmp_path / "list.yaml"))
+        assert os.listdir(tmp_path) == []
+
+    def test_a_pipe_among_the_lists_of_a_directory_is_not_waited_for(self, tmp_path: Path) -> None:
+        os.mkfifo(tmp_path / "a.yaml")
+        write_list(random_list(3), str(tmp_path / "b.yaml"))
+        assert lists_of(str(tmp_path)) == [str(tmp_path / "b.yaml")]
+
+    def test_aliases_that_stand_for_more_than_anybody_wrote(self) -> None:
+        many = "".join(f"    - {{path: a{number}}}\n" for number in range(2000))
+        more = "".join(f"  - {{mountpoint: /m{number}, directories: *all}}\n" for number in range(2000))
+        start = "promoterd-heat: 1\nmounts:\n  - mountpoint: /a\n    directories: &all\n"
+        with pytest.raises(HeatListError, match="aliases"):
+            loads(start + many + more)
+        few = "    - {path: a}\n  - {mountpoint: /b, directories: *all}\n"
+        assert loads(start + few).mounts == {b"/a": {b"a": Uses()}, b"/b": {b"a": Uses()}}
+
+    def test_a_path_that_no_kernel_takes(self) -> None:
+        heat = HeatList(1)
+        heat.add(SOFTWARE, b"a/" * 2047 + b"b", Uses(opens=1))
+        assert loads(dumps(heat)) == heat
+        heat.add(SOFTWARE, b"a/" * 2047 + b"bb", Uses(opens=1))
+        with pytest.raises(HeatListError, match=r"a path of 4096 bytes"):
+            loads(dumps(heat))
 
 
 def _umask() -> int:
