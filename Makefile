@@ -44,12 +44,14 @@ help:
 demo: $(VENV)/.demo
 	$(BIN)/promoterd demo $(ARGS)
 
-## make test        all tests, on real overlays (root, FUSE); JOBS=2 for two at a time; ARGS="tests/policy -x" for some of them
+## make test        all tests, on real overlays (root, FUSE); ARGS="tests/policy -x" for some of them; JOBS=0 for --pdb
 .PHONY: test
-# side by side, a test can meet the mount namespace that another one's test mount has for a moment
-JOBS ?= 0
+JOBS ?= 2
 test: $(VENV)/.dev packages-test
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest $(if $(filter-out 0,$(JOBS)),$(BESIDE)) $(ARGS)
+
+# Side by side, a file of tests at a time, each process in namespaces of its own: some tests look at every mount namespace.
+BESIDE = --dist loadfile --tx '$(JOBS)*popen//python=tools/apart $(BIN)/python'
 
 ## make unit        the tests that need neither root nor FUSE nor an overlay
 .PHONY: unit
