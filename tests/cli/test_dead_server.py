@@ -77,6 +77,12 @@ def test_it_dies_half_way_and_ctrl_c_still_works(make_site: Callable[..., Site])
     assert differences(before, snapshot(site.mounted.mountpoint, threads=1)) == []
 
 
+def is_asked(socket: str) -> bool:
+    """Whether there is a connection beside the socket that listens (proc(5), net/unix)."""
+    with open("/proc/net/unix", encoding="utf-8", errors="replace") as file:
+        return sum(line.rstrip().endswith(socket) for line in file) > 1
+
+
 def test_the_daemon_answers_and_ends(make_site: Callable[..., Site]) -> None:
     site = make_site(counting=True)
     site.mount["limits"]["stuck_after"] = "0.3s"
@@ -90,12 +96,13 @@ def test_the_daemon_answers_and_ends(make_site: Callable[..., Site]) -> None:
                 env=environment(),
             ) as asking,
         ):
+            wait_for(lambda: is_asked(daemon.socket))
             wait_for(lambda: daemon.status()["stuck"])
             said = promoterd("status", "--socket", daemon.socket)
             assert (said.code, "stuck" in said.out) == (0, True)
             daemon.stop()
-            asking.communicate(timeout=5)
-        assert asking.returncode == 9
+            _, said_at_last = asking.communicate(timeout=5)
+        assert asking.returncode == 9, said_at_last
 
 
 def test_it_dies_before_the_mount_is_given_back(make_site: Callable[..., Site]) -> None:
