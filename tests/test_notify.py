@@ -145,7 +145,12 @@ def test_a_health_check_that_fails_is_no_health(
 
 @pytest.mark.parametrize(
     "environment",
-    [{}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "soon"}, {"WATCHDOG_USEC": "20000", "WATCHDOG_PID": "1"}],
+    [
+        {},
+        {"WATCHDOG_USEC": "0"},
+        {"WATCHDOG_USEC": "soon"},
+        {"WATCHDOG_USEC": "20000", "WATCHDOG_PID": str(os.getpid() + 1)},
+    ],
 )
 def test_a_watchdog_that_waits_for_nobody_or_another_is_left_alone(
     systemd: Systemd, notifier: Notifier, monkeypatch: pytest.MonkeyPatch, environment: dict[str, str]

@@ -7,7 +7,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 import pytest
 
@@ -189,12 +188,19 @@ class TestOnATerminal:
         assert "\x1b" not in shown
 
 
-def has_begun(pid: int) -> bool:
-    """Whether the interpreter, which ignores SIGPIPE, has come as far as our first line, which catches no SIGINT."""
+def catches_interrupts(pid: int) -> bool:
+    """Whether the program is loaded and has a handler for SIGINT."""
+    with open(f"/proc/{pid}/cmdline", "rb") as file:
+        is_loaded = b"promoterd" in file.read()
     with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        masks = dict(line.split(":\t") for line in file if line.startswith("Sig"))
-    ignores, catches = (int(masks[name], 16) for name in ("SigIgn", "SigCgt"))
-    return bool(ignores & 1 << signal.SIGPIPE - 1) and not catches & 1 << signal.SIGINT - 1
+        caught = next(int(line.split()[1], 16) for line in file if line.startswith("SigCgt:"))
+    return is_loaded and bool(caught & 1 << signal.SIGINT - 1)
+
+
+def wait_for_first_line(pid: int) -> None:
+    """Until our first line has run, which takes off the handler that the interpreter makes when it starts."""
+    wait_for(lambda: catches_interrupts(pid), poll=0.001)
+    wait_for(lambda: not catches_interrupts(pid), poll=0.001)
 
 
 class TestCtrlC:
@@ -240,7 +246,7 @@ class TestCtrlC:
         """Whenever it comes, the end is quick, clean and one of two: nothing marked, or all of it."""
         for delay in (0.0, 0.15, 0.3, 0.4, 0.5, 0.65, 1.0):
             process = self.start(slow)
-            wait_for(partial(has_begun, process.pid), poll=0.001)
+            wait_for_first_line(process.pid)
             timer = threading.Timer(delay, process.send_signal, [signal.SIGINT])
             timer.start()
             out, err = process.communicate(timeout=20)

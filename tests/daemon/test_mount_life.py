@@ -154,7 +154,7 @@ class TestComingAndGoing:
         mounted, other = make_overlay(TREE), make_overlay({"lib": files(7)}, mount=False)
         daemon = make_daemon(mount_policy(mounted, ALWAYS)).start()
         daemon.wait_state("active", b"lib")
-        mounted.umount()
+        daemon.wait_for(lambda: unmounted(mounted))
         data = b"lowerdir=%s,upperdir=%s,workdir=%s,%s" % (
             *(other.layers[0], other.upper, other.work),
             other.options.encode(),
