@@ -91,31 +91,33 @@ async def _lane(
         path = next(waiting, None)
         if path is None:
             return
-        tell(await warm_one(mount, path, dry_run=dry_run))
+        tell(await warm_one(mount, path, deadline=deadline, dry_run=dry_run))
 
 
-async def warm_one(mount: Mounted, path: bytes, *, dry_run: bool = False) -> Warmed:
-    """Promote one directory of a list, unless there is nothing to do. Raises TripWire, MountGone."""
+async def warm_one(mount: Mounted, path: bytes, *, deadline: float | None = None, dry_run: bool = False) -> Warmed:
+    """Promote one directory of a list, unless there is nothing to do.
+
+    It is left where it would have to be waited for longer than till ``deadline``, on the monotonic clock: for somebody
+    else's work on it, or for the budget of requests. Raises TripWire, MountGone.
+    """
     judged = await judge(mount, path)
     if judged is not None:
         return judged
     if dry_run:
         return Warmed(path, Warmth.WOULD)
-    while True:
-        if overlaps(path, mount.busy):
+    while not (mount.stopping or mount.book.is_marked(path)):
+        if overlaps(path, mount.busy) or wait_for_budget(mount, mount.clock()) > 0:
+            mount.check_not_paused()
+            if deadline is not None and time.monotonic() >= deadline:
+                return Warmed(path, Warmth.LEFT)
             await asyncio.sleep(_LOOK_AGAIN)
-        elif mount.book.is_marked(path):
-            return Warmed(path, Warmth.ALREADY)
-        elif mount.stopping:
-            return Warmed(path, Warmth.LEFT)
-        elif wait_for_budget(mount, mount.clock()) > 0:
-            await asyncio.sleep(_LOOK_AGAIN)
-        else:
-            try:
-                return _told(mount, await promote_by_hand(mount, path, None))
-            except Refused as refused:  # somebody else was faster, and is at it now
-                if not overlaps(path, mount.busy) and not mount.book.is_marked(path):
-                    return Warmed(path, Warmth.REFUSED, refused.message)
+            continue
+        try:
+            return _told(mount, await promote_by_hand(mount, path, None))
+        except Refused as refused:  # somebody else was faster, and is at it now
+            if not overlaps(path, mount.busy) and not mount.book.is_marked(path):
+                return Warmed(path, Warmth.REFUSED, refused.message)
+    return Warmed(path, Warmth.ALREADY if mount.book.is_marked(path) else Warmth.LEFT)
 
 
 async def judge(mount: Mounted, path: bytes) -> Warmed | None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from promoterd import warmer as module
+from promoterd.errors import TripWire
 from promoterd.heatlist import HeatList, Uses, write_list
 from promoterd.mounted import Mounted
 from promoterd.policy import WarmPolicy
 from promoterd.promotion import promote
 from promoterd.states import State
 from promoterd.warmer import AHEAD, Lists, Warmer, read
+from promoterd.warming import Warmed, Warmth, warm, warm_one
 from support.mounts import taken
 from support.overlays import MountedOverlay
 from support.trees import files
@@ -197,3 +199,31 @@ def test_lists_are_read_again_only_when_something_has_changed(tmp_path: Path) ->
     assert len(second.problems) == 1
     (tmp_path / "bad.yaml").unlink()
     assert read(policy, b"/m", second).problems == ()
+
+
+def test_a_request_waits_no_longer_than_its_time_for_the_budget_or_for_others(make_overlay: MakeOverlay) -> None:
+    mounted = make_overlay(TREE)
+    with taken(mounted, limits={"request_budget": {"requests": 5, "window": "1h"}, "concurrency": 2}) as mount:
+        told: list[Warmed] = []
+
+        async def ask() -> None:
+            async with asyncio.timeout(20):
+                await warm(mount, ALL[:4], told.append, seconds=0.3)
+
+        mount.pace.owe(5)
+        asyncio.run(ask())
+        assert {one.warmth for one in told} == {Warmth.LEFT}
+        mount.pause("by hand")
+        with pytest.raises(TripWire):
+            asyncio.run(ask())
+        mount.resume()
+        mount.allowance = None
+        mount.busy.update(ALL[:2])
+        told.clear()
+        asyncio.run(ask())
+        assert [one.warmth for one in told[:2]] == [Warmth.LEFT] * 2
+        mount.stopping = True
+        told.clear()
+        asyncio.run(ask())
+        assert told == []
+        assert asyncio.run(asyncio.wait_for(warm_one(mount, ALL[0]), 20)).warmth is Warmth.LEFT

@@ -70,6 +70,8 @@ class MountView:
     layers: tuple[bytes, ...] = ()
     max_watches: ShareOrAmount = _HALF
     max_directories: int = 100_000
+    hears_children: bool = False
+    """Whether what this process's children do is of interest, too; it is, where they are what is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +177,9 @@ class HeatSource(ABC):
     def refused(self) -> list[bytes]:
         """The directories that should be armed and could not be; :meth:`arm` them again at times."""
         return []
+
+    def catch_up(self) -> None:  # noqa: B027 - for sources whose events come a little later
+        """See to it that the next drain has all that has happened so far; may wait for the mount. Raises OSError."""
 
     def unsure(self) -> list[bytes]:
         """The directories that are to be confirmed before it can be said what was heard of them; asked after a drain.

@@ -174,6 +174,11 @@ class CombinedSource(HeatSource):
         asked = list(paths)
         return _together(source.arm(asked) for source in self._sources())
 
+    def catch_up(self) -> None:
+        """As :meth:`HeatSource.catch_up`."""
+        for source in self._sources():
+            source.catch_up()
+
     def unsure(self) -> list[bytes]:
         """As :meth:`HeatSource.unsure`."""
         return list(dict.fromkeys(path for source in self._sources() for path in source.unsure()))

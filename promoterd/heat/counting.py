@@ -27,12 +27,13 @@ class LookupCounter:
     """Counts until it is closed. ``devices`` are the NFS file systems with the versions of their protocol.
 
     ``size`` is the number of directories that each histogram has room for, 128 at least; what finds no room is counted
-    as dropped. Raises OSError where the kernel grants no means to.
+    as dropped. ``hears_children``: what this process's children look up counts. Raises OSError where the kernel grants
+    no means to.
     """
 
-    def __init__(self, devices: Sequence[Device], size: int) -> None:
+    def __init__(self, devices: Sequence[Device], size: int, *, hears_children: bool = False) -> None:
         numbers = sorted({kernel_device(device) for device, _ in devices})
-        self._instance = tracefs.Instance()
+        self._instance = tracefs.Instance(hears_children=hears_children)
         self._triggers: list[Trigger] = []
         try:
             if has_field(self._instance.layout(EXIT), "fileid"):

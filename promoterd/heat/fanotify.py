@@ -152,6 +152,12 @@ class FanotifySource(HeatSource):
             self.sink.overflowed()
         return events
 
+    def catch_up(self) -> None:
+        """As :meth:`HeatSource.catch_up`."""
+        group = self._group
+        if group is not None:
+            self._read_pending(group)
+
     def disarm(self, paths: Iterable[bytes]) -> None:
         """As :meth:`HeatSource.disarm`; no event of theirs is left either, which would pin them."""
         quiet = set(paths)

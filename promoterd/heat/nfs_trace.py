@@ -65,7 +65,7 @@ class NfsTraceSource(HeatSource):
 
     def _count(self, devices: Sequence[Device]) -> None:
         try:
-            self._counter = LookupCounter(devices, DIRECTORIES)
+            self._counter = LookupCounter(devices, DIRECTORIES, hears_children=self.view.hears_children)
         except OSError as error:
             raise NoHeatSource(source=self.name, reason=f"the kernel refuses to count lookups: {error}") from error
 
@@ -139,6 +139,10 @@ class NfsTraceSource(HeatSource):
             self._counter = None
             self._count(self._devices)
             return Taken()
+
+    def catch_up(self) -> None:
+        """As :meth:`HeatSource.catch_up`."""
+        self._has_drained = False
 
     def unsure(self) -> list[bytes]:
         """As :meth:`HeatSource.unsure`."""

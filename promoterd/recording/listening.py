@@ -32,6 +32,7 @@ class Listener:
             may_promote_below=_everything if policy is None else policy.may_promote_below,
             layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
             max_directories=_MOST if policy is None else policy.heat.max_directories,
+            hears_children=True,
         )
         self.source = _source(source, view, self, overlay)
 
@@ -52,6 +53,18 @@ class Listener:
         appeared, self._appeared = self._appeared, []
         for path in appeared:
             self._arm_below(path)
+
+    def finish(self) -> None:
+        """Take in all that has happened so far."""
+        with suppress(OSError):
+            self.source.catch_up()
+        asked: set[bytes] = set()
+        while True:
+            self.pump()
+            unsure = set(self.source.unsure())
+            if unsure <= asked:
+                break
+            asked |= unsure
 
     def unheard(self) -> int:
         """How many directories should be heard and are not."""
@@ -111,7 +124,8 @@ class Listeners:
 
     def heat(self) -> HeatList:
         """What was heard so far."""
-        self.pump()
+        for listener in self._all:
+            listener.finish()
         return HeatList(1, {listener.overlay.mountpoint: dict(listener.uses) for listener in self._all})
 
     def doubts(self) -> Iterator[str]:

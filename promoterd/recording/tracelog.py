@@ -30,6 +30,7 @@ _TAKES_ONE: Final = frozenset(
 )
 _TAKES_TWO: Final = frozenset(b"rename renameat renameat2 link linkat".split())
 _OPENS: Final = frozenset(b"open creat openat openat2 execve execveat".split())
+_EXECUTES: Final = frozenset((b"execve", b"execveat"))
 _MAKES: Final = frozenset(b"mkdir mkdirat mknod mknodat symlink symlinkat".split())
 _NEVER_FOLLOWS: Final = frozenset(
     b"lstat lstat64 oldlstat readlink readlinkat mkdir mkdirat rmdir unlink unlinkat mknod mknodat symlink symlinkat "
@@ -69,6 +70,8 @@ class TraceLog:
         self.lookups: Counter[Lookup] = Counter()
         self.first: int | None = None
         """The process that was seen first."""
+        self.runs = False
+        """Whether a program was executed."""
         self.not_understood = 0
         """Lines that say nothing that is known here."""
         self._place_of = place_of
@@ -148,6 +151,8 @@ class TraceLog:
             return
         if result == b"?":
             return
+        if name in _EXECUTES and error is None:
+            self.runs = True
         for path in _paths(name, arguments, place):
             self._count(name, arguments, error, path)
             if name == b"chdir" and error is None:

@@ -68,6 +68,8 @@ def trace_command(command: Sequence[str], signals: Signals, *, seccomp: bool = F
     log.finish()
     if log.first is None:
         raise RecordingFailed("strace could not run the command", hint="it has said why; `--with inotify` needs none")
+    if not log.runs and not log.not_understood:
+        raise RecordingFailed(f"{command[0]} could not be executed", hint="strace has said why; no list was written")
     return log, status
 
 

@@ -347,6 +347,13 @@ class TestSources:
         assert (process.returncode, b"2 directories" in err) == (0, True), err
         assert recording.uses == {b"app/search1": Uses(listings=1), b"app/search2": Uses(listings=1)}
 
+    def test_the_last_that_a_command_does_is_heard(self, recording: Recording) -> None:
+        if (lack := heat_base.load("fanotify").unfit()) is not None:
+            pytest.skip(lack)
+        for _ in range(8):  # it is a matter of a tenth of a second
+            assert recording.run("cat", "lib/f0001", options=("--with", "fanotify")).code == 0
+            assert recording.uses == {b"app/lib": Uses(opens=1)}
+
     def test_an_unknown_one(self, recording: Recording) -> None:
         ran = recording.run("true", options=("--with", "inotifi"))
         assert (ran.code, "inotify" in ran.err) == (2, True)
@@ -359,6 +366,18 @@ def hears(pid: int) -> bool:
     except OSError:
         return False
     return any(info.count("inotify wd:") >= 7 or "fanotify sdev:" in info for info in infos)
+
+
+@pytest.mark.parametrize("content", ["no program", "#!/no/such/interpreter"])
+def test_what_cannot_be_executed_replaces_no_list(recording: Recording, content: str) -> None:
+    assert recording.run("test", "-e", "lib/none").code == 1
+    before = recording.heat
+    program = recording.site.base / "program"
+    program.write_text(content)
+    program.chmod(0o755)
+    ran = recording.run(str(program))
+    assert (ran.code, "could not be executed" in ran.err) == (16, True)
+    assert recording.heat == before
 
 
 class TestOptions:

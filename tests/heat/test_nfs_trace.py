@@ -24,7 +24,8 @@ class Counted:
 
     made: list["Counted"] = []  # noqa: RUF012 - the class is what a test reaches
 
-    def __init__(self, devices: object, size: int) -> None:
+    def __init__(self, devices: object, size: int, *, hears_children: bool) -> None:
+        assert not hears_children
         assert devices
         assert size >= 128
         self.next = Taken()
@@ -156,7 +157,7 @@ def test_a_removed_instance_is_made_anew(counted: MountedOverlay, monkeypatch: p
     heard.lookups(heard.inode(LIB), 3)
     assert heard.sink.heat == {(LIB, MISS): 3}
 
-    def refuse(_devices: object, _size: int) -> Counted:
+    def refuse(*_: object, **_more: object) -> Counted:
         raise PermissionError
 
     monkeypatch.setattr(nfs_trace, "LookupCounter", refuse)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from promoterd.errors import NoHeatSource
 from promoterd.heat import attribution, nfs_trace, tracefs
 from promoterd.heat.base import Kind
 from promoterd.heat.nfs_trace import NfsTraceSource
+from promoterd.heatlist import read_list
 from promoterd.overlay.fitness_of_hosts import NEEDED_CAPABILITIES
 from support.daemons import RunningDaemon, mount_policy, wait_for
 from support.hearing import Sink, found_below, view_of
@@ -269,6 +271,23 @@ counter.close()
         [*restricted, "-c", code, os.fsdecode(overlay.layers[0])], capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stderr) == (0, "")
+    assert os.listdir(INSTANCES) == []
+
+
+@BOTH
+def test_a_recorded_command_is_heard_although_it_is_a_child(
+    make_overlay: MakeOverlay, nfs: Nfs, tmp_path: Path
+) -> None:
+    """To the last name that is missing; which names exist, the client knows from the recorder's own walk."""
+    overlay = make_overlay(TREE, nfs)
+    searched = " ".join(names(overlay, "app/lib", 7, 9) + names(overlay, "app/bin", 3))
+    command = [sys.executable, "-m", "promoterd", "record", "--with", "nfs-trace", "-o", str(tmp_path / "heat.yaml")]
+    command += ["--mount", os.fsdecode(overlay.mountpoint)]
+    script = f"for name in {searched}; do test -e $name; done; true"
+    done = subprocess.run([*command, "--", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    heard = read_list([str(tmp_path / "heat.yaml")]).mounts[overlay.mountpoint]
+    assert (heard[b"app/lib"].misses, heard[b"app/bin"].misses) == (7, 3)
     assert os.listdir(INSTANCES) == []
 
 
