@@ -46,7 +46,9 @@ class Rechecker:
         due = [
             record.path
             for record in mount.book.in_states(MARKED)
-            if now >= (record.last_checked or 0.0) + self._interval_of(record.path)
+            if not 0
+            <= now - (record.last_checked or 0.0)
+            < self._interval_of(record.path)  # also: the clock was set back
             and now >= mount.begins_at(b"recheck/" + record.path)
         ]
         if due:

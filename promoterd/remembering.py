@@ -26,8 +26,9 @@ class Remembering:
 
     async def load(self) -> None:
         """Read it in; each record was true at a moment of its own, and what passed since has cooled it."""
+        now = self.mount.clock()  # earlier than a record where the clock was set back meanwhile
         for record in await self.mount.run(self.mount.upper_ledger.load_heat):
-            self.tracker.add(record.path, record.heat, record.at, record.kind)
+            self.tracker.add(record.path, record.heat, min(record.at, now), record.kind)
 
     async def run(self) -> None:
         """Write it down now and then, until cancelled."""

@@ -64,6 +64,7 @@ class Worker:
         )
         self._rechecker = Rechecker(mount, self._finder, self.activation_wanted)
         self.adapter = Adapter(mount)
+        self._latest = mount.clock()
 
     # HeatSink
 
@@ -98,11 +99,23 @@ class Worker:
     def take_in(self) -> None:
         """Make heat of what was told in one reading of the source, but for what walks over the tree did."""
         told, self._told = self._told, []
-        now = self.mount.clock()
+        now = self._now()
         self._sweeps.hear(told, now)
         for walked in self._sweeps.settled(now):
             self.mount.log.info("swept", path=show(walked.path), directories=walked.directories)
         self.mount.metrics.swept(self._sweeps.walks, self._sweeps.swept)
+
+    def _now(self) -> float:
+        """The time on the wall. Where it was set back, what was heated earlier would seem hot, and stay so."""
+        now = self.mount.clock()
+        seconds = self._latest - now
+        if seconds > 0:
+            self.mount.log.info("clock_set_back", seconds=round(seconds, 3))
+            self.tracker.set_back(seconds)
+            self._sweeps.set_back(seconds)
+            self.mount.opened_at -= seconds
+        self._latest = now
+        return now
 
     # For requests by hand
 
@@ -183,7 +196,7 @@ class Worker:
 
     def _next(self) -> Sequence[bytes]:
         """What is promoted next, each with a place of its own."""
-        mount, now = self.mount, self.mount.clock()
+        mount, now = self.mount, self._now()
         hot = self.ranking.queue(now)
         ranked = self._ranked(hot)
         if mount.hold is not None or mount.paused is not None or (mount.overlay.read_only and mount.backend.marks):

@@ -72,7 +72,13 @@ class Sweeps:
         """Walks that were recognised."""
         self.swept = 0.0
         """Uses that were no heat because of that."""
-        self._count = count
+        self._ahead = 0.0
+        """Seconds by which the clock was set back, and by which our time is ahead of it, therefore."""
+
+        def count_then(path: bytes, weight: float, kind: str, at: float) -> None:
+            count(path, weight, kind, at - self._ahead)
+
+        self._count: Count = count_then
         self._is_heard = is_heard
         self._could = could
         self._visits: dict[bytes, Visit] = {}
@@ -85,6 +91,10 @@ class Sweeps:
     def __len__(self) -> int:
         return len(self._visits) + len(self._doubtful)
 
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back by so much."""
+        self._ahead += seconds
+
     def hear(self, uses: Iterable[tuple[bytes, float, str]], now: float) -> None:
         """What one reading of a source told, in whatever order: directory, weight, kind.
 
@@ -95,6 +105,7 @@ class Sweeps:
 
     def touched(self, path: bytes, weight: float, kind: str, now: float) -> None:
         """A directory was used; calls ``count`` with what is heat now."""
+        now += self._ahead
         visit = self._visit(path, kind, now)
         if visit is None:
             self._count(path, weight, kind, now)
@@ -143,6 +154,7 @@ class Sweeps:
 
     def settled(self, now: float) -> list[Walked]:
         """Judge what has come to rest; to be called every second or so. Returns the walks recognised since then."""
+        now += self._ahead
         for wave in list(self._waves):
             if now - wave.last > self._patience(wave) or (not wave.is_walk and self._stays(wave, now)):
                 self._is_over(wave, now)

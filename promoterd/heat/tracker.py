@@ -87,6 +87,11 @@ class HeatTracker:
         found = [item for item in self._heats.items() if item[1] * decay >= threshold]
         return [(path, heat * decay) for path, heat in sorted(found, key=_rank)]
 
+    def set_back(self, seconds: float) -> None:
+        """The clock was set back by so much: all heat is what it was a moment ago, and cools from now on."""
+        if self._landmark is not None:
+            self._landmark -= seconds
+
     def forget(self, path: bytes) -> None:
         """Forget one directory, not those below it; an unknown one is no error."""
         if self._heats.pop(path, None) is not None:
