@@ -52,7 +52,11 @@ class Families:
             self._look.clear()
             wanted, self._wanted = list(self._wanted), {}
             await self.mount.rechecks.take(len(wanted))
-            found = await self.mount.with_layers(partial(_count_all, wanted, self._may_promote))
+            try:
+                found = await self.mount.with_layers(partial(_count_all, wanted, self._may_promote))
+            except OSError as error:  # whoever still wants to know asks again
+                self.mount.log.debug("not_counted", reason=str(error))
+                continue
             now = self.mount.clock()
             for head, count in found.items():
                 self._known.pop(head, None)

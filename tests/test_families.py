@@ -1,6 +1,7 @@
 """How many directories there are in a directory, from the source's watches or from the server."""
 
 import asyncio
+import os
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -9,6 +10,7 @@ from promoterd.families import Families
 from support.mounts import taken
 from support.overlays import MountedOverlay
 from support.trees import files
+from test_worker import until
 
 MakeOverlay = Callable[..., MountedOverlay]
 RULES: list[dict[str, Any]] = [
@@ -52,3 +54,22 @@ def test_otherwise_the_server_is_asked_once(make_overlay: MakeOverlay) -> None:
             await asyncio.wait({finding})
 
         asyncio.run(ask())
+
+
+def test_a_layer_that_cannot_be_looked_at_for_a_moment_ends_nothing(make_overlay: MakeOverlay) -> None:
+    mounted = make_overlay({"app": {"lib": files(1), "bin": files(1)}})
+    layer = mounted.layers[0]
+    with taken(mounted) as mount:
+        families = Families(mount, lambda _: True)
+
+        async def count() -> None:
+            work = asyncio.create_task(families.run())
+            os.rename(layer, layer + b".away")
+            assert families.counts([b"app"]) is None
+            await asyncio.sleep(0.3)
+            os.rename(layer + b".away", layer)
+            assert not work.done()
+            await until(lambda: families.counts([b"app"]) == {b"app": 2})
+            work.cancel()
+
+        asyncio.run(count())

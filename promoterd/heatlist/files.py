@@ -48,6 +48,8 @@ def lists_of(name: str) -> list[str]:
 
 def _text(file: str) -> str:
     try:
+        if file == STANDARD and sys.stdin is None:  # it was closed when the program began
+            raise HeatListError("there is no standard input to read a list from")
         if file == STANDARD:
             content = sys.stdin.buffer.read(_LARGEST + 1)
         else:

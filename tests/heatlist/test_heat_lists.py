@@ -349,6 +349,12 @@ class TestMerge:
         done = self.run("--json", given=dumps(random_list(9)))
         assert loads(done.stdout) == random_list(9)
 
+    def test_without_standard_input(self) -> None:
+        command = f"exec {sys.executable} -m promoterd heat merge <&-"
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (15, "")
+        assert "there is no standard input" in done.stderr
+
     def test_a_bad_list(self, tmp_path: Path) -> None:
         (tmp_path / "bad.yaml").write_text("promoterd-heat: 1\nmounts: 3\n")
         done = self.run(str(tmp_path / "bad.yaml"))
