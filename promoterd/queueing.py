@@ -14,7 +14,8 @@ def is_due(record: DirectoryRecord | None, now: float) -> bool:
     if record.state is State.HOT and record.retry_at is None:
         return True
     if record.state in (State.HOT, State.PRIMED, State.FAILED, State.REFUSED):
-        return record.retry_at is not None and record.retry_at <= now
+        was_set_back = record.since > now  # the clock, and nobody knows how long to wait
+        return record.retry_at is not None and (record.retry_at <= now or was_set_back)
     return False
 
 

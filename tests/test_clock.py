@@ -10,8 +10,10 @@ from promoterd.heat.base import Kind
 from promoterd.heat.tracker import HeatTracker
 from promoterd.ledger import HeatRecord
 from promoterd.promotion import promote
+from promoterd.queueing import is_due
 from promoterd.rechecking import Rechecker
 from promoterd.remembering import Remembering
+from promoterd.states import State
 from promoterd.worker import Worker
 from support.mounts import taken
 from support.overlays import MountedOverlay
@@ -77,3 +79,15 @@ def test_what_was_checked_in_the_future_is_checked_now(make_overlay: MakeOverlay
         checked = mount.book.get(LIB)
         assert checked is not None
         assert now - 1 < (checked.last_checked or 0.0) < now + 60
+
+
+def test_what_failed_in_the_future_is_tried_again(make_overlay: MakeOverlay) -> None:
+    with taken(make_overlay(TREE)) as mount:
+        now = mount.clock()
+        mount.book.move(LIB, State.HOT, now=now)
+        mount.book.move(LIB, State.FAILED, now=now, retry_at=now + 3600)
+        record = mount.book.get(LIB)
+        assert not is_due(record, now)
+        assert not is_due(record, now + 3599)
+        assert is_due(record, now + 3600)
+        assert is_due(record, now - DAY)
