@@ -116,14 +116,22 @@ def next_opening(windows: Iterable[str], now: float, zone: tzinfo | None = None)
     """When the next one opens, in seconds since the epoch; none of them is open now."""
     wall = datetime.fromtimestamp(now, zone)
     monday = wall.date() - timedelta(days=wall.weekday())
-    openings = []
-    for window in windows:
+    checked = list(windows)
+    openings: list[float] = []
+    for window in checked:
         for begin, _ in parse(window).spans():
-            for week in (0, 7):
+            for week in (0, 7, 14):
                 day = monday + timedelta(days=begin // _DAY + week)
-                clock = time(begin % _DAY // 60, begin % 60)
-                openings.append(datetime.combine(day, clock, zone).timestamp())
-    return min(moment for moment in openings if moment > now)
+                openings += _moments(datetime.combine(day, time(begin % _DAY // 60, begin % 60), zone))
+    return next(moment for moment in sorted(openings) if moment > now and is_open(checked, moment, zone))
+
+
+def _moments(clock: datetime) -> Iterable[float]:
+    """When the clock shows this; twice where it is set back, and where it is set forward, each minute around that."""
+    first, second = (clock.replace(fold=fold).timestamp() for fold in (0, 1))
+    if second < first:  # the clock skips it
+        return [second + 60 * minute for minute in range(round(first - second) // 60 + 1)]
+    return [first, second]
 
 
 def _minute_of_week(wall: datetime) -> int:

@@ -73,6 +73,24 @@ def test_every_minute_outside_comes_before_an_opening() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "now", "opens"),
+    [
+        # set forward on 2026-03-29, from 02:00 to 03:00
+        ("Sun 02:30-05:00", "2026-03-28T12:00+01:00", "2026-03-29T03:00+02:00"),
+        ("Sun 02:15-02:45", "2026-03-28T12:00+01:00", "2026-04-05T02:15+02:00"),
+        # set back on 2026-10-25, from 03:00 to 02:00
+        ("Sun 02:15-02:45", "2026-10-25T01:00+02:00", "2026-10-25T02:15+02:00"),
+        ("Sun 02:15-02:45", "2026-10-25T02:50+02:00", "2026-10-25T02:15+01:00"),
+        ("Sun 02:15-02:45", "2026-10-25T02:50+01:00", "2026-11-01T02:15+01:00"),
+    ],
+)
+def test_an_opening_where_the_clock_is_set(given: str, now: str, opens: str) -> None:
+    moment = datetime.fromisoformat(now).timestamp()
+    assert not windows.is_open([given], moment, BERLIN)
+    assert windows.next_opening([given], moment, BERLIN) == datetime.fromisoformat(opens).timestamp()
+
+
+@pytest.mark.parametrize(
     ("text", "better"),
     [
         ("Monday 20:00-06:00", "Mon 20:00-06:00"),
