@@ -18,6 +18,7 @@ from typing import Any, TypeVar, TypeVarTuple, cast
 
 from asyncio_throttle.throttler import Throttler
 
+from promoterd import threads
 from promoterd.paths import show
 
 T = TypeVar("T")
@@ -79,7 +80,7 @@ class Pool:
                 self._wake.notify()
             else:
                 self._threads += 1
-                threading.Thread(target=self._serve, name=f"{self.name}-{self._threads}", daemon=True).start()
+                threads.start(self._serve, name=f"{self.name}-{self._threads}")
         try:
             return cast("T", await call.future)
         except asyncio.CancelledError:

@@ -1,9 +1,10 @@
 """Work on several directories side by side, never on one directory in two threads."""
 
 import contextvars
-import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from promoterd import threads
 
 Piece = tuple[bytes, list[tuple[str, int]]]
 """A directory, and some of its entries with their modes."""
@@ -54,15 +55,12 @@ def side_by_side(calls: Sequence[Callable[[], None]]) -> None:
         except BaseException as error:  # noqa: BLE001 - raised again below, in the caller's thread
             errors[number] = error
 
-    threads = [
-        threading.Thread(target=contextvars.copy_context().run, args=(run, number), daemon=True)
-        for number in range(1, len(calls))
+    others = [
+        threads.start(contextvars.copy_context().run, run, number, name="lane") for number in range(1, len(calls))
     ]
-    for thread in threads:
-        thread.start()
     if calls:
         run(0)
-    for thread in threads:
+    for thread in others:
         thread.join()
     for error in errors:
         if error is not None:

@@ -70,8 +70,6 @@ class MountView:
     layers: tuple[bytes, ...] = ()
     max_watches: ShareOrAmount = _HALF
     max_directories: int = 100_000
-    hears_children: bool = False
-    """Whether what this process's children do is of interest, too; it is, where they are what is recorded."""
 
 
 @dataclass(frozen=True, slots=True)

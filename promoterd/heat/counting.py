@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 
+from promoterd import threads
 from promoterd.heat import histograms, tracefs
 from promoterd.heat.base import Kind
 from promoterd.heat.lookups import LOOKUP, Reading, Taken
@@ -24,16 +25,17 @@ _EMPTY_FROM = 0.5
 
 
 class LookupCounter:
-    """Counts until it is closed. ``devices`` are the NFS file systems with the versions of their protocol.
+    """Counts until it is closed, but not what this process does: it takes the name by which it is left out.
 
-    ``size`` is the number of directories that each histogram has room for, 128 at least; what finds no room is counted
-    as dropped. ``hears_children``: what this process's children look up counts. Raises OSError where the kernel grants
-    no means to.
+    ``devices`` are the NFS file systems with the versions of their protocol. ``size`` is the number of directories that
+    each histogram has room for, 128 at least; what finds no room is counted as dropped. Raises OSError where the kernel
+    grants no means to.
     """
 
-    def __init__(self, devices: Sequence[Device], size: int, *, hears_children: bool = False) -> None:
+    def __init__(self, devices: Sequence[Device], size: int) -> None:
+        threads.take_name()
         numbers = sorted({kernel_device(device) for device, _ in devices})
-        self._instance = tracefs.Instance(hears_children=hears_children)
+        self._instance = tracefs.Instance()
         self._triggers: list[Trigger] = []
         try:
             if has_field(self._instance.layout(EXIT), "fileid"):

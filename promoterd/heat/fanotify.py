@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from contextlib import ExitStack, suppress
 from time import monotonic
 
-from promoterd import fanotify
+from promoterd import fanotify, threads
 from promoterd.errors import MountGone, NoHeatSource
 from promoterd.fanotify import Fanotify, RawEvent
 from promoterd.heat.base import Armed, HeatSink, HeatSource, Kind, MountView, SourceStats
@@ -97,8 +97,7 @@ class FanotifySource(HeatSource):
         self._group = group
         self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         name = f"fanotify {display(self.view.mountpoint)}"
-        self._thread = threading.Thread(target=self._serve, args=(group, self._wake), name=name, daemon=True)
-        self._thread.start()
+        self._thread = threads.start(self._serve, group, self._wake, name=name)
 
     def _find_home(self) -> int:
         entry = mountinfo.MountTree(mountinfo.read()).at(self.view.mountpoint)

@@ -65,7 +65,7 @@ class NfsTraceSource(HeatSource):
 
     def _count(self, devices: Sequence[Device]) -> None:
         try:
-            self._counter = LookupCounter(devices, DIRECTORIES, hears_children=self.view.hears_children)
+            self._counter = LookupCounter(devices, DIRECTORIES)
         except OSError as error:
             raise NoHeatSource(source=self.name, reason=f"the kernel refuses to count lookups: {error}") from error
 

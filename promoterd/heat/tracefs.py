@@ -1,8 +1,8 @@
 """A tracing instance of our own (Documentation/trace/ftrace.rst, "Instances"), and what earlier ones of ours left.
 
 It has its own triggers and buffers, so that it disturbs nobody else's tracing. No event is ever written to its buffers:
-histogram triggers count where the event happens. What this process and its children do is left out by the kernel
-(``set_event_notrace_pid`` with ``event-fork``), in triggers as well; children only where they are not to be heard.
+histogram triggers count where the event happens. Nothing is set that would make the kernel look at other events than
+those: with ``set_event_notrace_pid`` it looks at every context switch.
 """
 
 import itertools
@@ -43,17 +43,14 @@ def lacking(event: str) -> str | None:
 class Instance:
     """One instance; it lasts until it is removed, and not only as long as this process."""
 
-    def __init__(self, *, hears_children: bool = False) -> None:
-        """Make it; where it hears children, it hears threads that are started later as well. Raises OSError."""
+    def __init__(self) -> None:
+        """Make it. Raises OSError."""
         namespace, pid, begun = _process("self")
         self.name = f"promoterd_{namespace}_{pid}_{begun}_{next(_COUNTER)}"
         self.path = f"{_INSTANCES}/{self.name}"
         os.mkdir(self.path)
         try:
             _write(f"{self.path}/buffer_size_kb", _SMALLEST_BUFFER)
-            _write(f"{self.path}/options/event-fork", "0" if hears_children else "1")
-            for _ in range(2):  # a thread that another one starts meanwhile is in the second list, or inherits
-                _write(f"{self.path}/set_event_notrace_pid", " ".join(os.listdir("/proc/self/task")))
         except OSError:
             self.remove()
             raise

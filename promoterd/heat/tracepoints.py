@@ -7,6 +7,9 @@ for v3, ``nfs_xdr_status`` tell the error in the same thread just before, and a 
 
 overlayfs looks up with ``flags`` 0 (lookup_one_unlocked(), fs/namei.c). Who uses the NFS mount itself has others,
 unless it is the last name of an lstat(2): that cannot be told from the overlay's lookups.
+
+Our own lookups are known by the name of the thread in which the event happens (``comm``, see
+:mod:`promoterd.threads`): it is compared only where everything else fits.
 """
 
 from collections.abc import Sequence
@@ -14,15 +17,17 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from promoterd.heat.histograms import condition_on
+from promoterd.threads import NAME
 
 EXIT = "nfs/nfs_lookup_exit"
 MISS_FIELDS = "u32 dev; u64 dir; u64 flags; u64 missed"
 """Of the synthetic event."""
 _ENOENT = 2
+_NOT_OURS = f'!(comm ~ "{NAME}*")'
 _KEYS = "hist:keys=dev,dir,error"
 _SOURCES = {
-    3: ("nfs/nfs_xdr_status", f'version == 3 && procedure == "LOOKUP" && error == {_ENOENT}'),
-    4: ("nfs4/nfs4_lookup", f"error == {_ENOENT}"),
+    3: ("nfs/nfs_xdr_status", f'version == 3 && procedure == "LOOKUP" && error == {_ENOENT} && {_NOT_OURS}'),
+    4: ("nfs4/nfs4_lookup", f"error == {_ENOENT} && {_NOT_OURS}"),
 }
 
 
@@ -67,15 +72,15 @@ def told_apart(devices: Sequence[int], size: int) -> list[Trigger]:
     """The triggers where the event tells whether the name was found."""
     ours = f"{condition_on('dev', devices)} && flags == 0"
     return [
-        Trigger(EXIT, _KEYS, size, Meaning.MISSED, f"{ours} && fileid == 0"),
-        Trigger(EXIT, _KEYS, size, Meaning.FOUND, f"{ours} && fileid != 0"),
+        Trigger(EXIT, _KEYS, size, Meaning.MISSED, f"{ours} && fileid == 0 && {_NOT_OURS}"),
+        Trigger(EXIT, _KEYS, size, Meaning.FOUND, f"{ours} && fileid != 0 && {_NOT_OURS}"),
         _elsewhere(devices),
     ]
 
 
 def together(devices: Sequence[int], size: int) -> list[Trigger]:
     """The triggers where the event does not tell."""
-    condition = f"{condition_on('dev', devices)} && flags == 0"
+    condition = f"{condition_on('dev', devices)} && flags == 0 && {_NOT_OURS}"
     return [Trigger(EXIT, _KEYS, size, Meaning.BOTH, condition), _elsewhere(devices)]
 
 
@@ -117,7 +122,8 @@ class _Joining(Trigger):
 
 
 def _elsewhere(devices: Sequence[int]) -> Trigger:
-    return Trigger(EXIT, "hist:keys=dev", 128, Meaning.ELSEWHERE, f"{condition_on('dev', devices)} && flags != 0")
+    condition = f"{condition_on('dev', devices)} && flags != 0 && {_NOT_OURS}"
+    return Trigger(EXIT, "hist:keys=dev", 128, Meaning.ELSEWHERE, condition)
 
 
 def has_field(layout: str, name: str) -> bool:

@@ -5,12 +5,12 @@ import errno
 import fcntl
 import os
 import struct
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache, partial
 from typing import TypeVar
 
+from promoterd import threads
 from promoterd.overlay import ext4, watchers
 from promoterd.overlay.beneath import READ_DIRECTORY
 from promoterd.overlay.facts import Facts, Host, Misplaced, Project, Space
@@ -159,8 +159,7 @@ def project_at(path: bytes) -> Project:
 def _within(seconds: float, ask: Callable[[], _Found]) -> _Found | None:
     """The answer, or None where there is none in time; the thread is a daemon, so that nothing ever joins it."""
     answers: list[_Found] = []
-    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True, name="promoterd-probe")
-    thread.start()
+    thread = threads.start(lambda: answers.append(ask()), name="probe")
     thread.join(seconds)
     return answers[0] if answers else None
 

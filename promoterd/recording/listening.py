@@ -32,7 +32,6 @@ class Listener:
             may_promote_below=_everything if policy is None else policy.may_promote_below,
             layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
             max_directories=_MOST if policy is None else policy.heat.max_directories,
-            hears_children=True,
         )
         self.source = _source(source, view, self, overlay)
 

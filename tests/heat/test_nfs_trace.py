@@ -24,8 +24,7 @@ class Counted:
 
     made: list["Counted"] = []  # noqa: RUF012 - the class is what a test reaches
 
-    def __init__(self, devices: object, size: int, *, hears_children: bool) -> None:
-        assert not hears_children
+    def __init__(self, devices: object, size: int) -> None:
         assert devices
         assert size >= 128
         self.next = Taken()

@@ -1,7 +1,4 @@
-"""A process that uses mounts on behalf of a test, and is no child of what the test's process becomes by then.
-
-A heat source leaves out what its own process does, and what processes do that it starts later on.
-"""
+"""A process that uses mounts on behalf of a test: a heat source leaves out what its own process does."""
 
 import json
 import os
@@ -57,7 +54,7 @@ class Elsewhere:
 
 @contextmanager
 def elsewhere() -> Iterator[Elsewhere]:
-    """Start it, before there is a heat source that is not to hear this process's children."""
+    """Start it, and end it after the block."""
     command: Sequence[str] = [sys.executable, "-c", _LOOP]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd="/") as process:
         try:

@@ -15,6 +15,7 @@ import pytest
 from lab.guest.elsewhere import Elsewhere, elsewhere
 from lab.guest.stack import Nfs, cool, overlay_on, upper_home
 from lab.guest.tracing import INSTANCES, Tracing, mount_tracefs
+from promoterd import threads
 from promoterd.errors import NoHeatSource
 from promoterd.heat import attribution, nfs_trace, tracefs
 from promoterd.heat.base import Kind
@@ -173,23 +174,32 @@ def test_what_two_overlays_show_belongs_to_neither(
 def test_what_we_do_ourselves_is_no_heat(
     make_overlay: MakeOverlay, trace: Callable[..., Tracing], user: Elsewhere, nfs: Nfs
 ) -> None:
+    """Whichever thread does it; a program that is started from here is an application as any other."""
     overlay = make_overlay(TREE, nfs)
-    heard = trace(overlay)
-    cool(overlay)
+    may_begin = threading.Event()
 
-    def work() -> None:
-        for name in names(overlay, "app/lib", 5, 5):
+    def work(directory: str) -> None:
+        may_begin.wait()
+        for name in names(overlay, directory, 5, 5):
             os.path.lexists(name)
 
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    subprocess.run(["ls", "-l", overlay.at("app/bin")], check=True, capture_output=True)
-    work()
+    before = threads.start(work, "app/lib", name="before")
+    heard = trace(overlay)
+    cool(overlay)
+    may_begin.set()
+    for thread in (before, threads.start(work, "app/bin", name="after")):
+        thread.join()
+    work("app/lib/sub")
+    lower = os.fsdecode(overlay.layers[0])
+    os.path.lexists(f"{lower}/never/f0000/x")  # not through the overlay
     assert heard.drained() == {}
     assert heard.source.stats().events == 0
+    user.look_up(names(overlay, "app/lib/sub", 6)[5:])
+    assert heard.drained()[b"app/lib/sub", Kind.MISS] == 1, "the others are in the client's cache"
     user.look_up(names(overlay, "doc", 1))
     assert (b"doc", Kind.MISS) in heard.drained()
+    subprocess.run(["stat", *names(overlay, "doc", 0, 2)], check=True, capture_output=True)
+    assert heard.drained()[b"doc", Kind.FOUND] == 2
 
 
 @BOTH
@@ -296,6 +306,8 @@ def test_the_instance_goes_with_the_daemon(make_overlay: MakeOverlay, make_daemo
     overlay = make_overlay(TREE, nfs)
     daemon = make_daemon(mount_policy(overlay, heat={"source": "nfs-trace"}, backend="observe")).start(watching=5)
     (first,) = os.listdir(INSTANCES)
+    tasks = Path(f"/proc/{daemon.pid}/task")
+    assert all((task / "comm").read_text().startswith(threads.NAME) for task in tasks.iterdir())
     daemon.kill()
     assert os.listdir(INSTANCES) == [first], "a crash leaves it"
     daemon.start(watching=5)
