@@ -67,7 +67,7 @@ def main(  # noqa: PLR0913 - the options of a command
     if neighbour:
         jobs.append(neighbouring(1 if short else 5, 40 * _MINUTE))
     if test:
-        jobs.append(testing(select, (15 if short else 30) * _MINUTE, thorough=not short))
+        jobs.append(testing(select, 30 * _MINUTE, thorough=not short))
         if not select:
             jobs.append(rebooting(3 * _MINUTE))
     try:
