@@ -26,7 +26,7 @@ from support.trees import OLD, Directory, File, Symlink, Tree
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "staleness.md").read_text("utf-8")
 RECHECK, VERIFY, QUIET = 0.5, 1.0, 0.1
-SLACK = 2.5
+SLACK = 5.0
 """Rechecks are looked for twice a second, and the machine is busy."""
 NEW = b"n" * 777
 DEFERRED = "reopening is deferred: somebody may write in"
