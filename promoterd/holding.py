@@ -35,7 +35,7 @@ class Hold:
 async def look(mount: Mounted) -> Hold | None:
     """What holds promotion on this mount, None where nothing does; a change is logged and shown. Raises OSError."""
     now = mount.clock()
-    hold = _hours(mount, now) or _budget(mount, now) or _taken(mount, await _inodes(mount))
+    hold = _hours(mount, now) or budget_hold(mount, now) or _taken(mount, await _inodes(mount))
     before, mount.hold = mount.hold, hold
     mount.metrics.pace.held(None if hold is None else hold.reason.value)
     if hold is not None and (before is None or before.reason is not hold.reason):
@@ -70,7 +70,7 @@ async def take_room(mount: Mounted, plan: Plan) -> None:
 
 def wait_for_budget(mount: Mounted, now: float) -> float:
     """For how many seconds there is nothing left of the budget."""
-    hold = _budget(mount, now)
+    hold = budget_hold(mount, now)
     return 0.0 if hold is None or hold.until is None else max(0.0, hold.until - now)
 
 
@@ -82,7 +82,8 @@ def _hours(mount: Mounted, now: float) -> Hold | None:
     return Hold(Reason.MAINTENANCE, f"it waits for the maintenance window, from {_clock(opens, now)}", opens)
 
 
-def _budget(mount: Mounted, now: float) -> Hold | None:
+def budget_hold(mount: Mounted, now: float) -> Hold | None:
+    """The budget of requests, where nothing of it is left."""
     account = mount.account(now)
     if account is None or account.left(now) > 0:
         return None

@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from promoterd.control import Progress, Request
+from promoterd.holding import budget_hold
 from promoterd.keeper import Keeper
 from promoterd.mounted import Mounted
 from promoterd.warming import Warmed, Warmth, warm
@@ -24,7 +25,8 @@ async def warm_some(mount: Mounted, worker: Worker | None, request: Request, pro
     await warm(mount, request.directories, tell, seconds=WARM_FOR, dry_run=request.dry_run)
     if worker is not None and any(one.warmth is Warmth.COMPLETE for one in done):
         worker.activation_wanted()
-    return {"directories": [asdict(one) for one in done]}
+    hold = budget_hold(mount, mount.clock())
+    return {"directories": [asdict(one) for one in done], "waits": None if hold is None else hold.text}
 
 
 def heat_of(keeper: Keeper) -> dict[str, Any]:

@@ -9,7 +9,6 @@ from promoterd.cli.options import Config, Json, Socket
 
 heat = typer.Typer(
     help="Heat lists: merge them, or get one from the daemon.",
-    no_args_is_help=True,
     rich_markup_mode=None,
 )
 

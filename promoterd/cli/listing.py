@@ -89,4 +89,4 @@ def describe(heat: HeatList) -> str:
     uses = sum(numbers["uses"].values())
     mounts = ", ".join(display(mountpoint) for mountpoint in sorted(heat.mounts)) or "no mount"
     directories = f"{len(heat):,} {'directory' if len(heat) == 1 else 'directories'}"
-    return f"{directories} on {mounts}, {uses:,} uses ({numbers['uses']['miss']:,} in vain)"
+    return f"{directories} on {mounts}, {uses:,} {'use' if uses == 1 else 'uses'} ({numbers['uses']['miss']:,} in vain)"

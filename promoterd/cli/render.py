@@ -47,7 +47,7 @@ def status(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
         more = mount.get("troubled_total", 0) - len(troubled)
         if more > 0:
             yield _text(f"… and {more} more")
-        yield from _with_reasons("not worth it yet", mount.get("postponed", ()), "hot")
+        yield from _with_reasons("left for now", mount.get("postponed", ()), "hot")
         yield from _with_reasons("to be reopened when unmounted", mount.get("deferred_reopens", ()), "deferred")
 
 
@@ -119,6 +119,9 @@ def _amount(size: int) -> str:
     return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:.0f} {unit}"  # noqa: PLR2004 - three digits
 
 
+_NOTHING = "Nothing is warm. (What is used together with a listing counts when `heat: settle` has passed, ten seconds.)"
+
+
 def top(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
     """The hottest directories, what promoting them saves, and when that has paid."""
     table = _table("heat", "saved/h", "pays back in", "state", "mount", "path")
@@ -127,7 +130,7 @@ def top(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
     for row in answer["directories"]:
         numbers = (f"{row['heat']:.1f}", f"{row['saved_per_hour']:,.0f}", _pays_back(row))
         table.add_row(*map(_text, numbers), _styled(row["state"]), _text(row["mount"]), _text(row["path"]))
-    yield table if answer["directories"] else _text("Nothing is warm.")
+    yield table if answer["directories"] else _text(_NOTHING)
 
 
 def _pays_back(worth: Mapping[str, Any]) -> str:

@@ -49,7 +49,7 @@ def facts(warming: Mapping[str, Any] | None) -> Iterator[tuple[str, Text]]:
 def warmed(answer: Mapping[str, Any], *, dry_run: bool, failures: str | None) -> Iterator[RenderableType]:
     """Each mount of the lists, then what failed or was left out and why."""
     if not answer["mounts"]:
-        yield Text("The lists name no directory.")
+        yield Text("The lists name no directory, or none on the mounts that were asked for.")
     for mount in answer["mounts"]:
         said = [words.format(f"{mount[key]:,}") for key, words in _WORDS.items() if mount.get(key)]
         many = "1 directory" if mount["directories"] == 1 else f"{mount['directories']:,} directories"

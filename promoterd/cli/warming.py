@@ -11,7 +11,7 @@ from promoterd.cli import render_warm
 from promoterd.cli.asking import Daemon
 from promoterd.cli.direct import work_on
 from promoterd.cli.listing import Cut
-from promoterd.cli.output import say_json, say_rich
+from promoterd.cli.output import say_json, say_rich, warn
 from promoterd.cli.privilege import require_privilege
 from promoterd.cli.progress import Advance, progress_bar
 from promoterd.cli.promoting import activate_marked
@@ -174,7 +174,7 @@ def _write_failures(heat: HeatList, accounts: list[_Account], file: str, *, keep
 
 
 def _through(daemon: Daemon, account: _Account, advance: Advance, *, dry_run: bool) -> None:
-    waiting, before = account.wanted, 0
+    waiting, before, has_said = account.wanted, 0, False
 
     def show_progress(said: dict[str, Any]) -> None:
         advance(before + int(said.get("done", 0)), len(account.wanted))
@@ -183,7 +183,11 @@ def _through(daemon: Daemon, account: _Account, advance: Advance, *, dry_run: bo
     while waiting:
         directories = _batch(waiting)
         asked = Request(command="warm", path=account.mountpoint, directories=directories, dry_run=dry_run)
-        for one in daemon.ask(asked, show_progress)["directories"]:
+        answer = daemon.ask(asked, show_progress)
+        if answer["waits"] and not has_said:
+            warn(f"promoterd: {answer['waits']}; what is left waits for that, or for Ctrl-C")
+            has_said = True
+        for one in answer["directories"]:
             account.tell(
                 Warmed(text_to_path(one["path"]), Warmth(one["warmth"]), one["reason"], int(one.get("entries", 0)))
             )

@@ -16,6 +16,7 @@ from promoterd.paths import display
 STANDARD: Final = "-"
 """Standard input, or output."""
 _LARGEST: Final = 256 * 1024 * 1024
+_WHERE_FROM: Final = "`promoterd record` and `promoterd heat merge` write lists"
 _ENDINGS: Final = (".yaml", ".yml")
 
 
@@ -42,7 +43,7 @@ def lists_of(name: str) -> list[str]:
         return found
     found = sorted(glob.glob(name, recursive=True)) if glob.has_magic(name) else [name]
     if not found:
-        raise HeatListError(f"{_shown(name)}: no list has such a name")
+        raise HeatListError(f"{_shown(name)}: no list has such a name", hint=_WHERE_FROM)
     return found
 
 
@@ -120,7 +121,7 @@ def _umask() -> int:
 
 
 def _unreadable(file: str, reason: str | None) -> HeatListError:
-    return HeatListError(f"{_shown(file)} cannot be read: {reason}")
+    return HeatListError(f"{_shown(file)} cannot be read: {reason}", hint=_WHERE_FROM)
 
 
 def _shown(file: str) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from promoterd.errors import PromoterdError, UnfitMount
+from promoterd.errors import NoHeatSource, UnfitMount
 from promoterd.heat import base as heat_base
 from promoterd.heat.base import HeatSource, MountView
 from promoterd.heat.combined import COMBINED, CombinedSource, lower_of
@@ -102,7 +102,7 @@ def _source(name: str, view: MountView, sink: Listener, overlay: Overlay) -> Hea
     kind = heat_base.load(name)
     unfit = kind.unfit()
     if unfit is not None:
-        raise PromoterdError(f"the heat source {name} cannot be used here: {unfit}")
+        raise NoHeatSource(source=name, reason=unfit)
     return kind(view, sink)
 
 

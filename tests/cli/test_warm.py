@@ -340,4 +340,4 @@ def test_what_cannot_be(arguments: list[str], code: int, said: str, make_site: C
     ran = promoterd("warm", *arguments, "--config", site.config, cwd=str(site.base))
     assert (ran.code, said in ran.err) == (code, True), ran.err
     empty = promoterd("warm", "good.yaml", "--config", site.config, cwd=str(site.base))
-    assert (empty.code, empty.out) == (0, "The lists name no directory.\n")
+    assert (empty.code, empty.out) == (0, "The lists name no directory, or none on the mounts that were asked for.\n")

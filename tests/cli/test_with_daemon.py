@@ -103,7 +103,7 @@ class TestAsking:
             assert said.endswith("… and 3 more\n")
 
     def test_top(self, served: Served) -> None:
-        assert served.run("top").out == "Nothing is warm.\n"
+        assert served.run("top").out.startswith("Nothing is warm. ")
         for _ in range(5):
             os.listdir(served.at("app/[red]"))
         wait_for(served.daemon.heat)
