@@ -341,3 +341,26 @@ def test_what_cannot_be(arguments: list[str], code: int, said: str, make_site: C
     assert (ran.code, said in ran.err) == (code, True), ran.err
     empty = promoterd("warm", "good.yaml", "--config", site.config, cwd=str(site.base))
     assert (empty.code, empty.out) == (0, "The lists name no directory, or none on the mounts that were asked for.\n")
+
+
+def test_it_says_what_it_waits_for(make_site: Callable[..., Site]) -> None:
+    site = make_site(TREE, counting=True)
+    site.mount["heat"]["threshold"] = 10_000
+    site.mount["limits"]["request_budget"] = {"requests": 1, "window": "1h"}
+    with RunningDaemon(os.fsencode(site.base), site.mount) as daemon:
+        warming = Warming(site, daemon.start())
+        warming.write(b"app/search1", b"app/search2", b"app/lib")
+        asking = subprocess.Popen(
+            [sys.executable, "-m", "promoterd", "warm", warming.file, "--config", warming.config],
+            stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=environment(),
+        )
+        with asking:
+            assert asking.stderr is not None
+            said = asking.stderr.readline()
+            asking.send_signal(signal.SIGINT)
+            asking.communicate(timeout=20)
+    assert "limits.request_budget is used up until" in said
+    assert asking.returncode == 130
