@@ -46,9 +46,19 @@ def modules(root: str, fields: Fields) -> dict[str, int]:
             module = importlib.import_module(name)
         except ImportError as error:
             raise Failed(str(error)) from None
+        if not hasattr(module, "NAME"):  # a package without the file that makes it one, for a moment at least
+            raise Failed(f"{name} is empty: {module!r}, {[_seen(path) for path in getattr(module, '__path__', ())]}")
         if name != module.NAME or not str(module.__file__).startswith(root + "/"):
             raise Failed(f"{name} is {module.NAME}, from {module.__file__}")
     return {"found": len(fields["modules"])}
+
+
+def _seen(directory: str) -> str:
+    """What a package's directory and its file look like now."""
+    try:
+        return f"{sorted(os.listdir(directory))}, {os.stat(f'{directory}/__init__.py')}"
+    except OSError as error:
+        return str(error)
 
 
 def plugins(root: str, fields: Fields) -> dict[str, int]:
