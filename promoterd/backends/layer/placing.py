@@ -3,8 +3,13 @@
 A directory that is not there yet comes by two renames, the files half first and the half with the mark last. One that
 is there is brought in line entry by entry, each by a rename that replaces what was there at the same instant; so it
 stays right also for who holds it, and what is complete below it stays complete.
+
+A lookup through the overlay asks one half after the other (ovl_lookup(), fs/overlayfs/namei.c). One that has asked the
+files half before a directory came there, and asks the other half when that has come as well, would know the directory
+without its files for as long as it is remembered. So between the two the lookups under way are waited for.
 """
 
+import errno
 import os
 import stat
 from contextlib import suppress
@@ -18,6 +23,8 @@ from promoterd.backends.layer.verifying import verify_shadows
 from promoterd.overlay import beneath, syscalls, xattrs
 from promoterd.overlay.attributes import Attributes
 from promoterd.paths import ancestors, join, parent
+
+_TOO_LONG = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +44,8 @@ class Placing:
             graveyard.take_out(self.home, path, mounting=self.mounting)
         with parents_times_kept(self.home, path):
             for half, root in ((staged.files, self.home.files), (staged.rest, self.home.rest)):
+                if root == self.home.rest:
+                    wait_for_lookups(self.home.layers.root, parent(path))
                 with beneath.opened(root, parent(path)) as above:
                     os.rename(half, name, src_dir_fd=self.place, dst_dir_fd=above)
                 self.home.sync()
@@ -50,6 +59,7 @@ class Placing:
             beneath.opened(self.home.rest, path, beneath.READ_DIRECTORY) as rest,
         ):
             self._put_all(path, staged.files, files)
+            wait_for_lookups(self.home.layers.root, path)
             self._put_all(path, staged.rest, rest, twins=files)
             modes = staged.directory.listing.entries
             for name in os.listdir(files):
@@ -103,14 +113,38 @@ def ensure_ancestors(home: Home, place: int, path: bytes) -> None:
 
 
 def ensure_half(home: Home, place: int, path: bytes) -> None:
-    """Give one directory its place in both halves, the rest half first: no half is without its twin for long."""
-    for half, root in ((graveyard.REST, home.rest), (graveyard.FILES, home.files)):
+    """Give one directory its place in both halves. Raises OSError."""
+    for half, root in ((graveyard.FILES, home.files), (graveyard.REST, home.rest)):
         if not beneath.exists_beneath(root, path):
             found, extra = lower_attributes(home.layers, path)
             name = fresh_name()
             entries.make_directory(place, name, found, b"/" + path if half == graveyard.REST else b"", extra)
+            if half == graveyard.REST:
+                wait_for_lookups(home.layers.root, parent(path))
             with parents_times_kept(home, path), beneath.opened(root, parent(path)) as above:
                 os.rename(name, path.rpartition(b"/")[2], src_dir_fd=place, dst_dir_fd=above)
+
+
+def wait_for_lookups(root: int, path: bytes) -> None:
+    """Until no lookup in a directory of the overlay is under way that began before. Raises OSError.
+
+    A lookup holds the directory's lock (Documentation/filesystems/locking.rst), and rmdir(2) takes it for itself alone.
+    A name longer than any may be is refused under that lock, before any layer is asked (ovl_lookup()).
+    """
+    try:
+        with beneath.opened(root, path) as directory:
+            os.rmdir("x" * _TOO_LONG, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.EROFS:
+            _wait_by_reading(root, path)
+        elif error.errno not in (errno.ENAMETOOLONG, errno.ENOENT):
+            raise
+
+
+def _wait_by_reading(root: int, path: bytes) -> None:
+    """On a mount that is read-only: who reads an overlay's directory takes its lock too (wrap_directory_iterator())."""
+    with beneath.opened(root, path, beneath.READ_DIRECTORY) as directory, os.scandir(directory) as found:
+        next(found, None)
 
 
 def _follow(staged: int, name: str, directories: tuple[int, int]) -> None:
