@@ -30,7 +30,11 @@ from support.trees import Tree, files
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 
-BOTH = pytest.mark.parametrize("nfs", [Nfs("4.2", "actimeo=600"), Nfs("3", "actimeo=600")], ids=["4.2", "3"])
+_NFS_3 = Nfs("3", "actimeo=600")
+BOTH = pytest.mark.parametrize("nfs", [Nfs("4.2", "actimeo=600"), _NFS_3], ids=["4.2", "3"])
+BOTH_IF_THOROUGH = pytest.mark.parametrize(
+    "nfs", [Nfs("4.2", "actimeo=600"), pytest.param(_NFS_3, marks=pytest.mark.thorough)], ids=["4.2", "3"]
+)
 TREE: Tree = {"app": {"lib": {**files(20), "sub": files(5)}, "bin": files(5)}, "doc": files(3), "never": files(3)}
 
 
@@ -263,7 +267,7 @@ def test_an_overlay_without_nfs_is_refused(tmp_path: Any) -> None:
             assert os.listdir(INSTANCES) == []
 
 
-@BOTH
+@BOTH_IF_THOROUGH
 def test_the_capabilities_that_the_daemon_needs_are_enough(make_overlay: MakeOverlay, nfs: Nfs) -> None:
     overlay = make_overlay(TREE, nfs)
     code = """\
@@ -284,7 +288,7 @@ counter.close()
     assert os.listdir(INSTANCES) == []
 
 
-@BOTH
+@BOTH_IF_THOROUGH
 def test_a_recorded_command_is_heard_although_it_is_a_child(
     make_overlay: MakeOverlay, nfs: Nfs, tmp_path: Path
 ) -> None:
@@ -301,7 +305,7 @@ def test_a_recorded_command_is_heard_although_it_is_a_child(
     assert os.listdir(INSTANCES) == []
 
 
-@BOTH
+@BOTH_IF_THOROUGH
 def test_the_instance_goes_with_the_daemon(make_overlay: MakeOverlay, make_daemon: MakeDaemon, nfs: Nfs) -> None:
     overlay = make_overlay(TREE, nfs)
     daemon = make_daemon(mount_policy(overlay, heat={"source": "nfs-trace"}, backend="observe")).start(watching=5)
@@ -319,7 +323,7 @@ def test_the_instance_goes_with_the_daemon(make_overlay: MakeOverlay, make_daemo
         assert file.read() == ""
 
 
-@BOTH
+@BOTH_IF_THOROUGH
 def test_directories_in_which_nothing_is_found_are_promoted(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, nfs: Nfs
 ) -> None:

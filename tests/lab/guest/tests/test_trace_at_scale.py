@@ -42,7 +42,7 @@ def user() -> Iterator[Elsewhere]:
         yield process
 
 
-@pytest.mark.parametrize("version", ["4.2", "3"])
+@pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.thorough)])
 def test_what_is_hot_after_a_launch_covers_what_it_missed(
     version: str, user: Elsewhere, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +73,7 @@ def test_what_is_hot_after_a_launch_covers_what_it_missed(
     assert (stats.unattributed, stats.sampled) == (0, 0)
 
 
+@pytest.mark.thorough
 def test_what_a_launch_only_searches_would_be_promoted(make_daemon: MakeDaemon) -> None:
     """By a backend that only says so: the whole share takes a slow machine long. inotify finds none of them."""
     manifest = Manifest.load(MANIFEST)
