@@ -162,7 +162,7 @@ class Worker:
     async def _measure(self) -> None:
         while True:
             with suppress(OSError):
-                self.mount.round_trip = await self.mount.run(longest_round_trip, self.mount.overlay.lowers)
+                self.mount.round_trip = longest_round_trip(self.mount.on_nfs)
             await asyncio.sleep(MEASURE_EVERY)
 
     async def _confirm(self, source: HeatSource, paths: Sequence[bytes]) -> None:

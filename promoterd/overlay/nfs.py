@@ -2,22 +2,18 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
-from promoterd.overlay.escapes import unescape_octal
+from promoterd.overlay import rpcstats
 from promoterd.overlay.mountinfo import MountEntry, MountTree, read
 
-MOUNTSTATS = "/proc/self/mountstats"
 FSTYPES = ("nfs", "nfs4")
 # NFS_DEF_ACREGMIN and NFS_DEF_ACREGMAX, include/linux/nfs_fs.h; mountinfo shows what differs from them
 _LEAST, _MOST = 3.0, 60.0
-_BLOCK = re.compile(rb"^device ", re.MULTILINE)
-_DEVICE = re.compile(rb"\S+ mounted on (\S+) with fstype nfs4? ")
 # ops, transmissions, timeouts, bytes sent and received, three times in ms, errors: rpc_print_iostats(), net/sunrpc
 _LOOKUPS = re.compile(rb"^\s+LOOKUP: (\d+)(?: \d+){7} (\d+)$", re.MULTILINE)
-# the second of the times is from sending to the answer, in the network and on the server; small requests alone
-_TIMES = re.compile(rb"^\s+(?:LOOKUP|GETATTR|ACCESS): (\d+)(?: \d+){5} (\d+) ", re.MULTILINE)
+_SMALL = ("LOOKUP", "GETATTR", "ACCESS")
 _ENOUGH = 100
 """Requests from which on their time says something: it is counted in whole milliseconds for all of them together."""
 
@@ -82,35 +78,23 @@ def keeps_nothing(entry: MountEntry) -> str | None:
 
 
 def lookups(mountstats: bytes, mountpoint: bytes) -> Lookups | None:
-    """What mountstats says of the mount at ``mountpoint``; of the last one there, which covers the others."""
-    found = None
-    for block in _BLOCK.split(mountstats):
-        device = _DEVICE.match(block)
-        if device is not None and unescape_octal(device[1]) == mountpoint:
-            counts = _LOOKUPS.search(block)
-            found = None if counts is None else Lookups(int(counts[1]), int(counts[2]))
-    return found
+    """What mountstats says of the mount at ``mountpoint``."""
+    counts = _LOOKUPS.search(rpcstats.by_mountpoint(mountstats).get(mountpoint, b""))
+    return None if counts is None else Lookups(int(counts[1]), int(counts[2]))
 
 
 def round_trip(mountstats: bytes, mountpoint: bytes) -> float | None:
     """How many seconds a small request to the server of a mount took, on average; None where there were too few."""
-    requests = milliseconds = 0
-    for block in _BLOCK.split(mountstats):
-        device = _DEVICE.match(block)
-        if device is not None and unescape_octal(device[1]) == mountpoint:
-            times = [(int(count), int(taken)) for count, taken in _TIMES.findall(block)]
-            requests, milliseconds = sum(count for count, _ in times), sum(taken for _, taken in times)
-    return milliseconds / requests / 1000 if requests >= _ENOUGH else None
+    counted = rpcstats.counted(mountstats, {mountpoint})
+    calls = [counted[mountpoint, operation] for operation in _SMALL if (mountpoint, operation) in counted]
+    requests = sum(one.done for one in calls)
+    return sum(one.rtt_ms for one in calls) / requests / 1000 if requests >= _ENOUGH else None
 
 
-def longest_round_trip(layers: Sequence[bytes]) -> float | None:
-    """Of the layers that lie on NFS, the longest; None without any. May wait for their servers. Raises OSError."""
-    found = _on_nfs(layers)
-    if not found:
-        return None
-    with open(MOUNTSTATS, "rb") as file:
-        counted = file.read()
-    return max((took for _, at in found if (took := round_trip(counted, at.mountpoint)) is not None), default=None)
+def longest_round_trip(mountpoints: Collection[bytes]) -> float | None:
+    """Of these NFS mounts, the longest; None where that cannot be told of any. Asks no server. Raises OSError."""
+    mountstats = rpcstats.read()
+    return max((took for at in mountpoints if (took := round_trip(mountstats, at)) is not None), default=None)
 
 
 def nfs_layers(layers: Sequence[bytes]) -> tuple[NfsLayer, ...]:
@@ -118,8 +102,7 @@ def nfs_layers(layers: Sequence[bytes]) -> tuple[NfsLayer, ...]:
     found = _on_nfs(layers)
     if not found:
         return ()
-    with open(MOUNTSTATS, "rb") as file:
-        counted = file.read()
+    counted = rpcstats.read()
     return tuple(
         NfsLayer(layer, lifetimes(entry), keeps_nothing(entry), lookups(counted, entry.mountpoint))
         for layer, entry in found

@@ -7,7 +7,7 @@ from typing import Self
 
 from promoterd.overlay.escapes import unescape_octal
 
-MOUNTSTATS = "/proc/self/mountstats"
+_MOUNTSTATS = "/proc/self/mountstats"
 DATA = frozenset({"READ", "READ_PLUS", "WRITE", "COMMIT", "COPY", "CLONE", "ALLOCATE", "DEALLOCATE"})
 """Operations that take as long as the data that they carry."""
 _BLOCK = re.compile(rb"^device ", re.MULTILINE)
@@ -47,12 +47,17 @@ Counted = Mapping[tuple[bytes, str], Calls]
 """By mount point and operation."""
 
 
+def by_mountpoint(mountstats: bytes) -> dict[bytes, bytes]:
+    """What mountstats says of each NFS mount; of the last one at a mount point, which covers the others."""
+    matches = ((_DEVICE.match(block), block) for block in _BLOCK.split(mountstats))
+    return {unescape_octal(device[1]): block for device, block in matches if device is not None}
+
+
 def counted(mountstats: bytes, mountpoints: Collection[bytes]) -> Counted:
     """What was counted since these mounts were made, but for operations that carry data, or were never called."""
     found: dict[tuple[bytes, str], Calls] = {}
-    for block in _BLOCK.split(mountstats):
-        device = _DEVICE.match(block)
-        if device is None or (mountpoint := unescape_octal(device[1])) not in mountpoints:
+    for mountpoint, block in by_mountpoint(mountstats).items():
+        if mountpoint not in mountpoints:
             continue
         for name, *numbers in _OPERATION.findall(block):
             operation = name.decode("ascii")
@@ -70,5 +75,10 @@ def since(before: Counted, after: Counted) -> Counted:
 
 def now(mountpoints: Collection[bytes]) -> Counted:
     """What is counted now. Asks no server. Raises OSError."""
-    with open(MOUNTSTATS, "rb") as file:
-        return counted(file.read(), mountpoints)
+    return counted(read(), mountpoints)
+
+
+def read() -> bytes:
+    """All of mountstats. Raises OSError."""
+    with open(_MOUNTSTATS, "rb") as file:
+        return file.read()

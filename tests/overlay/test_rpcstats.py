@@ -27,6 +27,18 @@ def test_metadata_operations_of_the_mounts_that_are_meant() -> None:
     assert counted(b"", {b"/mnt/b"}) == {}
 
 
+def test_of_two_mounts_in_one_place_the_upper_one_counts() -> None:
+    again = (
+        MOUNTSTATS
+        + b"""\
+device server:/d mounted on /mnt/b with fstype nfs statvers=1.1
+\tper-op statistics
+\t     GETATTR: 3 3 0 1 6 1 2 3 0
+"""
+    )
+    assert counted(again, {b"/mnt/b"}) == {(b"/mnt/b", "GETATTR"): Calls(3, 3, 0, 6, 1, 2)}
+
+
 def test_what_was_counted_meanwhile() -> None:
     before = {(b"/b", "LOOKUP"): Calls(10, 10, 0, 1000, 1, 20), (b"/b", "ACCESS"): Calls(5, 5, 0, 5, 5, 5)}
     after = {
