@@ -19,6 +19,7 @@ from promoterd.overlay.mounts import overlay_at
 from promoterd.policy import MountPolicy, Policy
 from promoterd.pool import Pool, PoolClosed
 from promoterd.reconcile import reconcile
+from promoterd.signals import held
 
 T = TypeVar("T")
 Work = Callable[[Mounted], Awaitable[T]]
@@ -33,13 +34,13 @@ def work_on(policy: Policy, mount: MountPolicy, work: Work[T]) -> T:
     A first Ctrl-C lets the step that is under way end, a second one does not. Raises MountNotFound,
     AlreadyLocked, UnfitMount, Interrupted, and what ``work`` raises.
     """
-    with _signals_held():
+    with held(_SIGNALS):  # Ctrl-C never falls into the making or closing of an event loop
         return asyncio.run(_work_on(policy, mount, work, writing=True))
 
 
 def look_at(policy: Policy, mount: MountPolicy, work: Work[T]) -> T:
     """As :func:`work_on`, for work that changes nothing: without the lock, so that it is possible at any time."""
-    with _signals_held():
+    with held(_SIGNALS):  # Ctrl-C never falls into the making or closing of an event loop
         return asyncio.run(_work_on(policy, mount, work, writing=False))
 
 
@@ -129,20 +130,8 @@ _WHAT_IS_LEFT = "no reader sees a difference; the same command goes on from here
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Ctrl-C never falls into the making or closing of an event loop; one that comes after the work has no effect."""
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
-    try:
-        yield
-    finally:
-        while signal.sigtimedwait(_SIGNALS, 0):
-            pass
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-@contextmanager
 def _interruptible() -> Iterator[_Interruption]:
-    """Within :func:`_signals_held`."""
+    """Within :func:`promoterd.signals.held`."""
     interruption = _Interruption()
     loop = asyncio.get_running_loop()
     for number in _SIGNALS:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from promoterd.errors import CommandNotFound
+from promoterd.signals import held
 
 TICK: Final = 0.2
 """Seconds between two looks at what else there is to do."""
@@ -21,13 +22,8 @@ _BY_DEFAULT: Final = (signal.SIGPIPE, signal.SIGXFSZ)  # what Python ignores, an
 @contextmanager
 def signals_held() -> Iterator["Signals"]:
     """SIGINT, SIGTERM, SIGHUP and SIGQUIT are received by the waiting functions, and end nothing by themselves."""
-    signals = Signals(signal.pthread_sigmask(signal.SIG_BLOCK, _HELD))
-    try:
-        yield signals
-    finally:
-        while signal.sigtimedwait(_HELD, 0):
-            pass
-        signal.pthread_sigmask(signal.SIG_SETMASK, signals.before)
+    with held(_HELD) as before:
+        yield Signals(before)
 
 
 @dataclass
