@@ -38,16 +38,12 @@ class Placing:
     def put_whole(self, staged: Staged) -> None:
         """Put a directory that the layer does not have into place. Raises OSError."""
         path = staged.directory.path
-        name = path.rpartition(b"/")[2]
         ensure_ancestors(self.home, self.place, path)
         if beneath.exists_beneath(self.home.files, path):  # half of what a crash interrupted
             graveyard.take_out(self.home, path, mounting=self.mounting)
         with parents_times_kept(self.home, path):
             for half, root in ((staged.files, self.home.files), (staged.rest, self.home.rest)):
-                if root == self.home.rest:
-                    wait_for_lookups(self.home.layers.root, parent(path))
-                with beneath.opened(root, parent(path)) as above:
-                    os.rename(half, name, src_dir_fd=self.place, dst_dir_fd=above)
+                _put_half(self.home, self.place, half, root, path)
                 self.home.sync()
 
     def merge(self, staged: Staged, attributes: Attributes, extra: entries.Xattrs | None) -> None:
@@ -119,10 +115,16 @@ def ensure_half(home: Home, place: int, path: bytes) -> None:
             found, extra = lower_attributes(home.layers, path)
             name = fresh_name()
             entries.make_directory(place, name, found, b"/" + path if half == graveyard.REST else b"", extra)
-            if half == graveyard.REST:
-                wait_for_lookups(home.layers.root, parent(path))
-            with parents_times_kept(home, path), beneath.opened(root, parent(path)) as above:
-                os.rename(name, path.rpartition(b"/")[2], src_dir_fd=place, dst_dir_fd=above)
+            with parents_times_kept(home, path):
+                _put_half(home, place, name, root, path)
+
+
+def _put_half(home: Home, place: int, name: str | bytes, root: int, path: bytes) -> None:
+    """Rename what was made into one half of the layer; into the rest half, when no lookup can see that half alone."""
+    if root == home.rest:
+        wait_for_lookups(home.layers.root, parent(path))
+    with beneath.opened(root, parent(path)) as above:
+        os.rename(name, path.rpartition(b"/")[2], src_dir_fd=place, dst_dir_fd=above)
 
 
 def wait_for_lookups(root: int, path: bytes) -> None:
