@@ -103,7 +103,7 @@ class Finder:
     async def _find_below(self, start: bytes) -> None:
         mount, policy = self.mount, self.mount.policy
         walk = Walk(
-            [layer for layer in (mount.overlay.upper, *mount.overlay.lowers) if layer is not None],
+            mount.overlay.walked,
             lambda path: policy.may_promote(path) or policy.is_growing(path),
             policy.may_promote_below,
             max_directories=policy.heat.max_directories,

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from enum import StrEnum
+from functools import partial
 
 import structlog
 
 from promoterd.errors import AlreadyLocked, MountGone, PromoterdError
-from promoterd.heat import base as heat_base
 from promoterd.heat.base import HeatSource, MountView
-from promoterd.heat.combined import COMBINED, CombinedSource, lower_of
+from promoterd.heat.combined import source_for
 from promoterd.heat.tracker import HeatTracker
 from promoterd.ledger import Ledger
 from promoterd.metrics import Metrics
@@ -206,16 +206,12 @@ class Keeper:
             device=overlay.device,
             may_promote=self.policy.may_promote,
             may_promote_below=self.policy.may_promote_below,
-            layers=tuple(layer for layer in (overlay.upper, *overlay.metadata, *overlay.lowers) if layer is not None),
+            layers=overlay.merged,
             max_watches=self.policy.heat.max_watches,
             max_directories=self.policy.heat.max_directories,
         )
         try:
-            if name in COMBINED:
-                lower = await self._opener.run(lower_of, overlay.lowers)
-                source: HeatSource = CombinedSource(view, worker, wanted=name, lower=lower, lost=self._heat_lost)
-            else:
-                source = heat_base.load(name)(view, worker)
+            source = await self._opener.run(partial(source_for, name, view, worker, overlay.lowers, self._heat_lost))
             source.start()
         except PromoterdError as error:
             self._log.error("no_heat", reason=str(error))

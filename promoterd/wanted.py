@@ -65,7 +65,10 @@ async def promote_by_hand(mount: Mounted, path: bytes, progress: Progress | None
 
 def _walk(mount: Mounted) -> Walk:
     overlay, policy = mount.overlay, mount.policy
-    layers = [layer for layer in (overlay.upper, *overlay.lowers) if layer is not None]
     return Walk(
-        layers, policy.may_promote, policy.may_promote_below, max_directories=policy.heat.max_directories, batch=64
+        overlay.walked,
+        policy.may_promote,
+        policy.may_promote_below,
+        max_directories=policy.heat.max_directories,
+        batch=64,
     )

@@ -31,6 +31,19 @@ def _lack(name: str) -> str | None:
         return error.message
 
 
+def source_for(
+    name: str,
+    view: MountView,
+    sink: HeatSink,
+    lowers: Sequence[bytes],
+    lost: Callable[[str, str], None] = lambda _name, _reason: None,
+) -> HeatSource:
+    """The source that a policy or a command names, not started. May wait for servers. Raises UsageError, OSError."""
+    if name in COMBINED:
+        return CombinedSource(view, sink, wanted=name, lower=lower_of(lowers), lost=lost)
+    return base.load(name)(view, sink)
+
+
 def lower_of(layers: Sequence[bytes], *, follow: bool = True) -> Lower:
     """Where an overlay's lower layers lie, by the mount table.
 

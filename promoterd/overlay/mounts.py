@@ -95,7 +95,17 @@ class Overlay:
     @property
     def layers(self) -> tuple[bytes, ...]:
         """Every layer path: upper, then the lower and the data-only ones."""
-        return (*((self.upper,) if self.upper is not None else ()), *self.metadata, *self.lowers, *self.data_only)
+        return (*self.merged, *self.data_only)
+
+    @property
+    def merged(self) -> tuple[bytes, ...]:
+        """The layers that directories are merged of: upper, the metadata layer's halves, and the lower ones."""
+        return (*((self.upper,) if self.upper is not None else ()), *self.metadata, *self.lowers)
+
+    @property
+    def walked(self) -> tuple[bytes, ...]:
+        """The layers in which directories are found: as ``merged``, without what promotion has made of them itself."""
+        return tuple(layer for layer in self.merged if layer not in self.metadata)
 
     @property
     def layer_home(self) -> bytes | None:

@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from promoterd.errors import NoHeatSource, UnfitMount
-from promoterd.heat import base as heat_base
 from promoterd.heat.base import HeatSource, MountView
-from promoterd.heat.combined import COMBINED, CombinedSource, lower_of
+from promoterd.heat.combined import source_for
 from promoterd.heat.discovery import Walk
 from promoterd.heatlist.model import HeatList, Uses
 from promoterd.overlay.mounts import Overlay
@@ -30,7 +29,7 @@ class Listener:
             device=overlay.device,
             may_promote=_everything if policy is None else policy.may_promote,
             may_promote_below=_everything if policy is None else policy.may_promote_below,
-            layers=tuple(layer for layer in (overlay.upper, *overlay.lowers) if layer is not None),
+            layers=overlay.merged,
             max_directories=_MOST if policy is None else policy.heat.max_directories,
         )
         self.source = _source(source, view, self, overlay)
@@ -71,7 +70,7 @@ class Listener:
 
     def _arm_below(self, start: bytes) -> None:
         view = self.source.view
-        walk = Walk(view.layers, view.may_promote, view.may_promote_below, max_directories=view.max_directories)
+        walk = Walk(self.overlay.walked, view.may_promote, view.may_promote_below, max_directories=view.max_directories)
         for batch in walk.batches(start):
             self.source.arm(batch)
 
@@ -97,13 +96,11 @@ class Listener:
 
 def _source(name: str, view: MountView, sink: Listener, overlay: Overlay) -> HeatSource:
     """Raises PromoterdError where it cannot be had."""
-    if name in COMBINED:
-        return CombinedSource(view, sink, wanted=name, lower=lower_of(overlay.lowers))
-    kind = heat_base.load(name)
-    unfit = kind.unfit()
+    source = source_for(name, view, sink, overlay.lowers)
+    unfit = source.unfit()
     if unfit is not None:
         raise NoHeatSource(source=name, reason=unfit)
-    return kind(view, sink)
+    return source
 
 
 def _everything(_path: bytes) -> bool:
