@@ -11,6 +11,7 @@ from promoterd.errors import PromoterdError, TripWire
 from promoterd.families import Families
 from promoterd.finding import Finder
 from promoterd.heat.base import HeatSource
+from promoterd.heat.combined import total
 from promoterd.heat.sweeps import Sweeps
 from promoterd.heat.tracker import HeatTracker
 from promoterd.mounted import Mounted
@@ -155,8 +156,10 @@ class Worker:
             if unsure:
                 confirming = asyncio.create_task(self._confirm(self.source, unsure))
             self.take_in()
-            self.mount.metrics.sources(self.source.parts())
-            self.mount.metrics.source(self.source.stats(), len(self.tracker), self.tracker.evictions)
+            parts = self.source.parts()
+            self.mount.metrics.sources(parts)
+            sums = total([part.stats for part in parts])
+            self.mount.metrics.source(sums, len(self.tracker), self.tracker.evictions)
             await asyncio.sleep(DRAIN_EVERY)
 
     async def _measure(self) -> None:

@@ -119,7 +119,7 @@ def _amount(size: int) -> str:
     return f"{amount:.3g} {unit}" if amount < 1000 else f"{amount:.0f} {unit}"  # noqa: PLR2004 - three digits
 
 
-_NOTHING = "Nothing is warm. (What is used together with a listing counts when `heat: settle` has passed, ten seconds.)"
+_NOTHING = "Nothing is warm. (What is used together with a listing counts when the policy's `heat: settle` has passed.)"
 
 
 def top(answer: Mapping[str, Any]) -> Iterator[RenderableType]:
