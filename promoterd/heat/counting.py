@@ -49,8 +49,6 @@ class LookupCounter:
         except OSError:
             self.close()
             raise
-        self.tells_misses = rest is not LOOKUP
-        """Whether it is told apart what was found and what was missed."""
         self._reading = Reading(rest)
 
     def take(self) -> Taken:

@@ -29,11 +29,6 @@ class Histogram:
     entries: int
     dropped: int
 
-    @property
-    def condition(self) -> str:
-        """Which events it counts, as it was asked for; "" for all."""
-        return self.trigger.partition(" if ")[2]
-
 
 def parse(text: bytes) -> list[Histogram]:
     """All histograms of an event: those of the file ``hist``. One that is not understood is left out."""
