@@ -1,7 +1,9 @@
 """Where the command line begins and ends: whatever happens becomes one message, a way out and an exit code."""
 
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from typing import NoReturn
@@ -15,6 +17,7 @@ from promoterd.paths import display
 
 CLOSED = 141
 """What a shell reports for a program that SIGPIPE ended."""
+_SOON = 0.01
 # typer carries click along since 0.26, and needed the package before: the base class is found on what typer exports
 _TyperUsageError = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "UsageError")
 
@@ -27,7 +30,20 @@ def enter() -> NoReturn:
             setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115 - it lives as long as the process
         else:
             stream.reconfigure(errors="backslashreplace")
-    sys.exit(execute(sys.argv[1:]))
+    sys.unraisablehook = _interrupt_after
+    code = execute(sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is decided how this ends
+    sys.exit(code)
+
+
+def _interrupt_after(unraisable: "sys.UnraisableHookArgs") -> None:
+    """A Ctrl-C that fell where nothing can be raised, as into what the import system leaves behind, comes once more."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    again = threading.Timer(_SOON, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+    again.daemon = True
+    again.start()
 
 
 def execute(arguments: Sequence[str]) -> int:

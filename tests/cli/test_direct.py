@@ -203,6 +203,32 @@ def wait_for_first_line(pid: int) -> None:
     wait_for(lambda: not catches_interrupts(pid), poll=0.001)
 
 
+def test_ctrl_c_is_not_lost_in_a_callback() -> None:
+    """What a callback of the garbage collector raises, the interpreter would only print."""
+    interrupted = """
+import signal, time, weakref
+from promoterd.cli import entry
+
+def execute(arguments):
+    class Module: pass
+    module = Module()
+    callback = weakref.ref(module, lambda _: signal.raise_signal(signal.SIGINT))
+    try:
+        del module
+        time.sleep(20)
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+entry.execute = execute
+entry.enter()
+"""
+    ran = subprocess.run(
+        [sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=30, env=environment(), check=False
+    )
+    assert (ran.returncode, ran.stderr) == (130, "")
+
+
 class TestCtrlC:
     def start(self, site: Site) -> subprocess.Popen[str]:
         return subprocess.Popen(

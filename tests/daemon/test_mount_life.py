@@ -15,7 +15,7 @@ import pytest
 from promoterd.errors import AlreadyLocked, PromoterdError
 from promoterd.overlay import syscalls
 from support.daemons import RunningDaemon, mount_policy, sleeping_process, use, wait_for
-from support.overlays import MountedOverlay, unmount
+from support.overlays import MountedOverlay, unmount, unmounted
 from support.promotions import SCRATCH, assert_marks_are_sound, view_of
 from support.soundness import REDIRECT
 from support.trees import files
@@ -201,20 +201,10 @@ class TestComingAndGoing:
             daemon.ask("promote", unfit.at("lib"))
         assert os.listdir(unfit.upper) == []
         # mounted as it should be, it is taken into work at once
-        unfit.umount()
+        wait_for(lambda: unmounted(unfit), patience=1.0)
         unfit.options = fit.options
         unfit.mount()
         daemon.wait_phase("working", os.fsdecode(unfit.mountpoint))
-
-
-def unmounted(mounted: MountedOverlay) -> bool:
-    try:
-        mounted.umount()
-    except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        return False
-    return True
 
 
 @contextmanager

@@ -10,8 +10,8 @@ import pytest
 
 from promoterd.errors import Deferred, MountGone, PromoterdError, Refused, TripWire
 from promoterd.overlay import syscalls
-from support.daemons import RunningDaemon, mount_policy, use
-from support.overlays import MountedOverlay
+from support.daemons import RunningDaemon, mount_policy, use, wait_for
+from support.overlays import MountedOverlay, unmounted
 from support.promotions import assert_marks_are_sound, assert_same_view, view_of
 from support.trees import files
 
@@ -209,7 +209,7 @@ class TestInTheQuietPeriod:
         mounted = make_overlay(TREE)
         before = view_of(mounted)
         daemon, asking = self.waiting(mounted, make_daemon, command)
-        mounted.umount()
+        wait_for(lambda: unmounted(mounted), patience=1.0)
         asking.join(3.0)
         assert not asking.is_alive(), "who asked is told at once"
         assert isinstance(asking.error, MountGone)

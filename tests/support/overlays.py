@@ -37,6 +37,17 @@ def unmount(mountpoint: bytes, patience: float = 1.0) -> bool:
             return True
 
 
+def unmounted(mounted: "MountedOverlay") -> bool:
+    """Unmount an overlay, if it is idle at this moment: a daemon that has it in work may be looking at a directory."""
+    try:
+        mounted.umount()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return False
+    return True
+
+
 @dataclass
 class MountedOverlay:
     """An overlay below ``base``. Paths are bytes; the methods that take a path take it relative to their layer."""
