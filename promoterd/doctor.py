@@ -132,7 +132,7 @@ def _examine(overlay: Overlay, policy: MountPolicy | None, sources: Mapping[str,
     }
     instead = suggested_mount(overlay, facts) if refused & _LAYER_OPTIONS else None
     source = AUTO if policy is None else policy.heat.source
-    lower = lower_of(overlay.lowers, follow=not facts.unanswered)
+    lower = lower_of(overlay.lowers)
     heat = choose(source, sources, lower)
     return OverlayReport(overlay, facts, found, auto, why, instead, _layout(overlay, facts), source, heat)
 

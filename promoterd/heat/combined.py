@@ -1,6 +1,5 @@
 """Several heat sources at work on one mount as if they were one, and another in place of one that cannot be had."""
 
-import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -10,7 +9,8 @@ from promoterd.errors import NoHeatSource, PromoterdError
 from promoterd.heat import base
 from promoterd.heat.base import Armed, HeatSink, HeatSource, MountView, Part, SourceStats
 from promoterd.heat.choice import AUTO, FANOTIFY, INOTIFY, NFS_TRACE, Choice, Lower, choose
-from promoterd.overlay.mountinfo import MountTree, is_network, read
+from promoterd.overlay.holding import mounts_holding
+from promoterd.overlay.mountinfo import MountEntry, is_network
 from promoterd.overlay.nfs import FSTYPES
 
 CHOSEN_FROM = (NFS_TRACE, INOTIFY, FANOTIFY)
@@ -38,29 +38,18 @@ def source_for(
     lowers: Sequence[bytes],
     lost: Callable[[str, str], None] = lambda _name, _reason: None,
 ) -> HeatSource:
-    """The source that a policy or a command names, not started. May wait for servers. Raises UsageError, OSError."""
+    """The source that a policy or a command names, not started. Raises UsageError, OSError."""
     if name in COMBINED:
         return CombinedSource(view, sink, wanted=name, lower=lower_of(lowers), lost=lost)
     return base.load(name)(view, sink)
 
 
-def lower_of(layers: Sequence[bytes], *, follow: bool = True) -> Lower:
-    """Where an overlay's lower layers lie, by the mount table.
-
-    ``follow``: symlinks on the way to those that seem to be local, which may wait for a server. Raises OSError.
-    """
-    tree = MountTree(read())
-    found = [_lower_at(tree, layer) for layer in layers]
-    if follow:
-        found = [
-            _lower_at(tree, os.path.realpath(layer)) if seen is Lower.LOCAL else seen
-            for layer, seen in zip(layers, found, strict=True)
-        ]
-    return min(found, key=list(Lower).index, default=Lower.LOCAL)
+def lower_of(layers: Sequence[bytes]) -> Lower:
+    """Where an overlay's lower layers lie, by the mount table. Raises OSError."""
+    return min(map(_lower_on, mounts_holding(layers)), key=list(Lower).index, default=Lower.LOCAL)
 
 
-def _lower_at(tree: MountTree, path: bytes) -> Lower:
-    entry = tree.at(path)
+def _lower_on(entry: MountEntry | None) -> Lower:
     if entry is None:
         return Lower.LOCAL
     if entry.fstype in FSTYPES:  # one type for all versions is possible in fstab, but not in the mount table

@@ -5,18 +5,18 @@ No path is touched below a network file system, so that no server is asked, dead
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from promoterd.heat.base import MountView
-from promoterd.overlay.mountinfo import MountEntry, MountTree, is_at_or_below, is_network, read
+from promoterd.overlay.holding import mount_holding, mounts_holding
+from promoterd.overlay.mountinfo import MountEntry, MountTree, is_at_or_below, read
 from promoterd.overlay.mounts import read_overlays
 from promoterd.overlay.nfs import FSTYPES
 from promoterd.paths import join
 
 _VERSION = re.compile(rb"(?:^|,)vers=(\d)")
-_MOST_LINKS = 40
 
 
 Device: TypeAlias = tuple[tuple[int, int], int]
@@ -25,9 +25,8 @@ Device: TypeAlias = tuple[tuple[int, int], int]
 
 def devices_of(layers: Sequence[bytes]) -> list[Device]:
     """The NFS file systems that hold a layer."""
-    tree = MountTree(read())
-    found = (entry for layer in layers if (entry := _place(tree, layer)[0]) is not None)
-    return list(dict.fromkeys((entry.device, _version(entry)) for entry in found if entry.fstype in FSTYPES))
+    found = (entry for entry in mounts_holding(layers) if entry is not None and entry.fstype in FSTYPES)
+    return list(dict.fromkeys((entry.device, _version(entry)) for entry in found))
 
 
 def _version(entry: MountEntry) -> int:
@@ -64,34 +63,8 @@ class Sharing:
 
 def _place(tree: MountTree, layer: bytes) -> tuple[MountEntry | None, bytes]:
     """The mount that holds a layer's root, and the root's path inside that file system."""
-    path = _resolve(tree, layer)
-    entry = tree.at(path)
+    entry, path = mount_holding(tree, layer)
     if entry is None:
         return None, b"/"
     inside = os.path.normpath(entry.root + b"/" + path[len(entry.mountpoint) :])
     return entry, re.sub(rb"^/+", b"/", inside)
-
-
-def _resolve(tree: MountTree, path: bytes) -> bytes:
-    """A path without symlinks, as far as they lie on local file systems; those on a network's are left as they are."""
-    done, rest, links = b"/", list(_names(path)), 0
-    while rest:
-        here = os.path.join(done, rest.pop(0))
-        entry = tree.at(here)
-        if entry is None or is_network(entry.fstype):
-            return os.path.normpath(os.path.join(here, *rest))
-        try:
-            target = os.readlink(here)
-        except OSError:
-            done = here
-            continue
-        links += 1
-        if links > _MOST_LINKS:
-            return path
-        rest = [*_names(target), *rest]
-        done = b"/" if target.startswith(b"/") else done
-    return os.path.normpath(done)
-
-
-def _names(path: bytes) -> Iterator[bytes]:
-    return (name for name in path.split(b"/") if name not in (b"", b"."))

@@ -1,12 +1,12 @@
 """What the NFS client believes for how long, and what it asked so far: mountinfo and mountstats (nfs(5))."""
 
-import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from promoterd.overlay import rpcstats
-from promoterd.overlay.mountinfo import MountEntry, MountTree, read
+from promoterd.overlay.holding import mounts_holding
+from promoterd.overlay.mountinfo import MountEntry
 
 FSTYPES = ("nfs", "nfs4")
 # NFS_DEF_ACREGMIN and NFS_DEF_ACREGMAX, include/linux/nfs_fs.h; mountinfo shows what differs from them
@@ -98,7 +98,7 @@ def longest_round_trip(mountpoints: Collection[bytes]) -> float | None:
 
 
 def nfs_layers(layers: Sequence[bytes]) -> tuple[NfsLayer, ...]:
-    """Those of the layers that lie on NFS. May wait for their servers. Raises OSError."""
+    """Those of the layers that lie on NFS. Raises OSError."""
     found = _on_nfs(layers)
     if not found:
         return ()
@@ -110,19 +110,18 @@ def nfs_layers(layers: Sequence[bytes]) -> tuple[NfsLayer, ...]:
 
 
 def shortest_lifetimes(layers: Sequence[bytes]) -> Lifetimes | None:
-    """What holds for all of the layers that lie on NFS; None without any. May wait for their servers."""
+    """What holds for all of the layers that lie on NFS; None without any."""
     known = [lifetimes(entry) for _, entry in _on_nfs(layers)]
     return Lifetimes(min(one.least for one in known), min(one.most for one in known)) if known else None
 
 
 def mountpoints(layers: Sequence[bytes]) -> frozenset[bytes]:
-    """Of the NFS mounts that layers lie on. May wait for their servers. Raises OSError."""
+    """Of the NFS mounts that layers lie on. Raises OSError."""
     return frozenset(entry.mountpoint for _, entry in _on_nfs(layers))
 
 
 def _on_nfs(layers: Sequence[bytes]) -> list[tuple[bytes, MountEntry]]:
-    tree = MountTree(read())
-    found = ((layer, tree.at(os.path.realpath(layer))) for layer in layers if layer.startswith(b"/"))
+    found = zip(layers, mounts_holding(layers), strict=True)
     return [(layer, entry) for layer, entry in found if entry is not None and entry.fstype in FSTYPES]
 
 

@@ -5,11 +5,12 @@ from collections.abc import Iterator
 
 from promoterd.overlay import ext4, xattrs
 from promoterd.overlay.facts import LayerFacts, Misplaced
+from promoterd.overlay.holding import mount_holding
 from promoterd.overlay.mountinfo import MountTree, read
 from promoterd.overlay.mounts import GRAVEYARD, STAGE, Overlay
+from promoterd.overlay.nfs import FSTYPES
 from promoterd.overlay.syscalls import Statx, statx
 
-_NFS = ("nfs", "nfs4")
 _TRIES = 3
 
 
@@ -50,9 +51,8 @@ def exports_of(overlay: Overlay) -> tuple[bytes, ...]:
     tree = MountTree(read())
     found = []
     for layer in overlay.lowers:
-        path = os.path.realpath(layer)
-        mount = tree.at(path)
-        if mount is None or mount.fstype not in _NFS:
+        mount, path = mount_holding(tree, layer)
+        if mount is None or mount.fstype not in FSTYPES:
             return ()
         found.append(mount.source + path[len(mount.mountpoint) :])
     return tuple(found)

@@ -204,7 +204,6 @@ def test_where_lower_layers_lie(make_overlay: MakeOverlay, tmp_path: Path) -> No
     assert lower_of([]) is Lower.LOCAL
     os.symlink(counting.layers[0], tmp_path / "link")
     assert lower_of([bytes(tmp_path / "link")]) is Lower.NETWORK
-    assert lower_of([bytes(tmp_path / "link")], follow=False) is Lower.LOCAL
 
 
 def test_what_one_is_unsure_of_only_that_one_confirms(overlay: MountedOverlay) -> None:

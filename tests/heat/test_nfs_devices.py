@@ -6,7 +6,7 @@ import pytest
 from promoterd.heat import nfs_devices
 from promoterd.heat.base import MountView
 from promoterd.heat.nfs_devices import Sharing, devices_of
-from promoterd.overlay import mounts
+from promoterd.overlay import holding, mounts
 from promoterd.overlay.mountinfo import MountEntry, parse
 
 MOUNTINFO = b"""\
@@ -29,6 +29,7 @@ def _table(monkeypatch: pytest.MonkeyPatch) -> None:
         return parse(MOUNTINFO)
 
     monkeypatch.setattr(nfs_devices, "read", read)
+    monkeypatch.setattr(holding, "read", read)
     monkeypatch.setattr(mounts, "read", read)
 
 
@@ -40,6 +41,7 @@ def test_nfs_file_systems_and_their_versions() -> None:
     found = devices_of([b"/upper", b"/mnt/apps/a", b"/mnt/old/x/y", b"/mnt/bound", b"/mnt/old/nested"])
     assert found == [((0, 31), 4), ((0, 32), 3), ((0, 33), 3)]
     assert devices_of([b"/local", b"/mnt/appsx"]) == []
+    assert devices_of([b"mnt/apps/a", b"../mnt/apps"]) == [], "below whichever directory that was"
 
 
 def test_symlinks_are_followed_up_to_the_mount(tmp_path: Path) -> None:

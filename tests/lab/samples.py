@@ -45,7 +45,7 @@ def good_run(kernel: str = "6.12.94", nfs: str = "4.2") -> Run:
         },
         reader_errors=0,
         view_identical=True,
-        launch_by_heat={"opaque": launched(9_000, LOOKUP=10_000)},
+        launch_by_heat={"opaque": launched(9, LOOKUP=5_200)},
         launch_absent={"plain": launched(5_000, LOOKUP=5_000), "opaque": launched(5_000, LOOKUP=5_000, ACCESS=500)},
         noent_in_complete=0,
         scale=Scale(search_directories=200, entries=10_000, missing=14_000, found=1_000),

@@ -66,7 +66,7 @@ WARM = Cell(rpcs={"GETATTR": 2}, total=2, seconds=0.1)
         (changed(launch_by_heat={}), "no launch after promotion by heat alone"),
         (
             changed(launch_by_heat={"opaque": launched(9_000, LOOKUP=17_000)}),
-            "by heat alone the launch took 17,000 RPCs",
+            "by heat alone the launch in the state opaque took 17,000 RPCs",
         ),
         (changed(launch_absent={}), "no launch with search paths that do not exist"),
         (

@@ -7,12 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from lab.guest import promoting, rpcs, server
 from lab.guest.launch import launch
 from lab.guest.promoting import Promoter
 from lab.guest.stack import UPPERS, Nfs, cool, layered_on, mounted_nfs, overlay_on, upper_home
+from lab.guest.tracing import mount_tracefs
 from lab.guest.workloads import WORKLOADS
 from lab.manifest import Manifest
 from lab.results import Cell, LaunchCell, Promotion, Results, Run, Scale
@@ -33,6 +35,7 @@ _SHARE = server.EXPORT + b"/share"
 _READ = ("apps/tool/1.0/lib", "apps/other/1.0/lib", "apps/other/1.1/lib")
 """Directories that a reader works in while they are promoted."""
 _PROBES = 3
+_LAUNCHES = 3
 _LEAST_REQUESTS = 50
 
 
@@ -141,8 +144,8 @@ class Measurement:
         """
         manifest = self.manifest
         promoter = Promoter(overlay, manifest, state)
-        say(f"{state}: by heat alone")  # two launches are enough for it, if both are heard: a slow machine arms late
-        promoter.promote(use=lambda: [launch(os.fsdecode(overlay.mountpoint), MANIFEST) for _ in range(3)])
+        say(f"{state}: by heat alone")
+        promoter.promote(use=partial(self._use, overlay))
         say(f"{state}: {len(promoter.complete())} directories complete")
         self.launch_by_heat[state] = self._launch(state, overlay.mountpoint, [overlay])
         say(f"{state}: what is only missed, and the directory of the workloads, because policy says so")
@@ -162,6 +165,12 @@ class Measurement:
         self.noent_in_complete += self._missing_in(overlay, complete)
         say(f"{state}: is the view what the server has?")
         self.changed += self._differences(overlay)
+
+    def _use(self, overlay: MountedOverlay) -> None:
+        """What makes directories hot: as if three machines had one launch each, or one machine had long pauses."""
+        for _ in range(_LAUNCHES):
+            cool(overlay)
+            launch(os.fsdecode(overlay.mountpoint), MANIFEST)
 
     def _reader(self, overlay: MountedOverlay) -> Reader:
         """Reads the releases that are promoted meanwhile, and nothing else: what is read is hot."""
@@ -296,6 +305,7 @@ def main() -> int:
     parser.add_argument("--layered", nargs="*", default=["layer", "layer+chain", "layer+chain+data"])
     parser.add_argument("--only-layers", action="store_true", help="besides them only plain and unpromoted")
     arguments = parser.parse_args()
+    mount_tracefs()
     server.start("/dev/vdb")
     server.delay(arguments.latency)
     say(f"server up; NFS {arguments.nfs}, {os.uname().release}")

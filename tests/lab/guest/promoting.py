@@ -84,10 +84,8 @@ class Promoter:
         """
         more = {"copy_data": {"max_size": "64KiB", "budget": BUDGET}} if "+data" in self.state else {}
         chosen = rules(self.manifest, always, self.state)
-        at_once = {"settle": "0s"}
-        policy = mount_policy(
-            self.overlay, chosen, backend=self.backend, activation_interval="1s", heat=at_once, **more
-        )
+        heat = {"source": "auto", "threshold": 20, "settle": "0s"}
+        policy = mount_policy(self.overlay, chosen, backend=self.backend, activation_interval="1s", heat=heat, **more)
         self.daemon.policy["mounts"] = [policy]
         cool(self.overlay)
         with rpcs.counted() as counts, self.daemon as daemon:
