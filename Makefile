@@ -46,7 +46,7 @@ demo: $(VENV)/.demo
 
 ## make test        all tests, on real overlays (root, FUSE); ARGS="tests/policy -x" for some of them; JOBS=0 for --pdb
 .PHONY: test
-JOBS ?= 2
+JOBS ?= 3
 test: $(VENV)/.dev packages-test
 	$(BIN)/python -m pytest $(if $(filter-out 0,$(JOBS)),$(BESIDE)) $(ARGS)
 

@@ -214,8 +214,10 @@ class Mounted:
         """The trip wire (R15): something that must not happen did; nothing more is marked until ``resume``."""
         if self.tripped:
             return
-        self.log.error("trip_wire", reason=reason)
-        self.pause(_TRIPPED + reason)
+        try:
+            self.pause(_TRIPPED + reason)
+        finally:
+            self.log.error("trip_wire", reason=reason)
 
     def follow(self, paths: Sequence[bytes]) -> None:
         """Keep these directories as their lower ones are, also after a restart."""

@@ -4,7 +4,9 @@ import pytest
 
 from lab.results import WORKLOADS, Cell, Promotion, Results, Run, Scale
 from lab.samples import good_run, launched, launches, workloads
-from lab.thresholds import LAUNCH_SHARE, LAUNCH_SHARE_SHORT, NOENT_SHARE, PROMOTED, REQUIRED, RPCS_PER_ENTRY, check
+from lab.thresholds import LAUNCH_SHARE, LAUNCH_SHARE_SHORT, NOENT_SHARE, PROMOTED, RPCS_PER_ENTRY, UNPROMOTED, check
+
+REQUIRED = (*UNPROMOTED, *PROMOTED)
 
 
 def changed(**changes: Any) -> Run:
@@ -30,6 +32,7 @@ def test_a_good_run_violates_nothing(nfs: str) -> None:
 
 PROMOTION = good_run().promotion
 WARM = Cell(rpcs={"GETATTR": 2}, total=2, seconds=0.1)
+UNASKED = Cell(rpcs={}, total=0, seconds=0.1)
 
 
 @pytest.mark.parametrize(
@@ -67,6 +70,10 @@ WARM = Cell(rpcs={"GETATTR": 2}, total=2, seconds=0.1)
         (
             changed(launch_by_heat={"opaque": launched(9_000, LOOKUP=17_000)}),
             "by heat alone the launch in the state opaque took 17,000 RPCs",
+        ),
+        (
+            changed(launch_by_heat={"metacopy": launched(3)}),
+            "no bound for a launch by heat alone in the state metacopy",
         ),
         (changed(launch_absent={}), "no launch with search paths that do not exist"),
         (
@@ -126,6 +133,25 @@ def test_a_short_run_has_bounds_of_its_own() -> None:
     run = changed(launch=launches() | {"opaque": launched(3, LOOKUP=8_000)})
     assert violations(run, short=True) == []
     assert len(violations(run)) == 1
+
+
+def test_a_short_run_need_not_have_measured_what_is_not_the_best() -> None:
+    states = {
+        "plain": launches()["plain"],
+        "unpromoted": launches()["unpromoted"],
+        "layer+chain+data": launched(3, LOOKUP=900),
+    }
+    kept = {state: workloads()["plain"] for state in UNPROMOTED} | {
+        "layer+chain+data": dict.fromkeys(WORKLOADS, UNASKED)
+    }
+    run = changed(
+        launch=states, workloads=kept, launch_by_heat={"layer+chain+data": launched(3, LOOKUP=900)}, promotion={}
+    )
+    assert violations(run, short=True) == []
+    (found,) = violations(run.model_copy(update={"launch": without("layer+chain+data", states)}), short=True)
+    assert "no launch was measured in the state layer+chain+data" in found
+    (found,) = violations(run.model_copy(update={"launch_by_heat": {}}), short=True)
+    assert "no launch after promotion by heat alone" in found
 
 
 def test_nfs_3_is_judged_by_what_the_server_counted() -> None:

@@ -34,6 +34,7 @@ OUT = "/tmp/out"  # noqa: S108 - the guest's own
 _SHARE = server.EXPORT + b"/share"
 _READ = ("apps/tool/1.0/lib", "apps/other/1.0/lib", "apps/other/1.1/lib")
 """Directories that a reader works in while they are promoted."""
+_LAYERED = ("layer", "layer+chain", "layer+chain+data")
 _PROBES = 3
 _LAUNCHES = 3
 _LEAST_REQUESTS = 50
@@ -48,9 +49,7 @@ def say(text: str) -> None:
 class Measurement:
     """Everything for one NFS version and one share; :attr:`run` grows as it goes on."""
 
-    def __init__(self, nfs: Nfs, upper: str, latency: float, manifest: Manifest, layered: Sequence[str]) -> None:
-        self.layered = layered
-        self.only_layers = False
+    def __init__(self, nfs: Nfs, upper: str, latency: float, manifest: Manifest) -> None:
         self.nfs, self.upper, self.latency, self.manifest = nfs, upper, latency, manifest
         self.workloads: dict[str, dict[str, Cell]] = {}
         self.launch: dict[str, LaunchCell] = {}
@@ -63,14 +62,7 @@ class Measurement:
 
     def all(self) -> None:
         """Every state in turn, each on a new mount."""
-        with mounted_nfs(self.nfs) as share:
-            self._state("plain", share)
-        with self._overlay() as overlay:
-            self._state("unpromoted", overlay.mountpoint, overlay)
-        if self.only_layers:
-            for state in self.layered:
-                self._by_policy(state)
-            return
+        self._unpromoted()
         with self._overlay() as overlay:
             say("metacopy: chown -hR")
             self._cost("metacopy", promoting.chown(overlay, self._promoted))
@@ -82,10 +74,32 @@ class Measurement:
         for backend in fit:
             self._backend(backend, self._overlay)
         if probe.host().trial.data_only_layers:
-            *simple, last = self.layered
+            *simple, last = _LAYERED
             for state in simple:
                 self._by_policy(state)
             self._backend(last, self._layered)
+
+    def layers(self) -> None:
+        """What a metadata layer does, because policy says so, against the overlay without one."""
+        self._unpromoted()
+        for state in _LAYERED:
+            self._by_policy(state)
+
+    def best(self) -> None:
+        """What the best that this kernel can have does, by heat and because policy says so."""
+        self._unpromoted()
+        if probe.host().trial.data_only_layers:
+            with self._layered() as overlay:
+                self._marked(_LAYERED[-1], overlay)
+        else:
+            with self._overlay() as overlay:
+                self._marked(promoting.fit_backends(overlay)[0], overlay)
+
+    def _unpromoted(self) -> None:
+        with mounted_nfs(self.nfs) as share:
+            self._state("plain", share)
+        with self._overlay() as overlay:
+            self._state("unpromoted", overlay.mountpoint, overlay)
 
     def _by_policy(self, state: str) -> None:
         """All search directories in a metadata layer because policy says so, and what that leads to."""
@@ -142,18 +156,14 @@ class Measurement:
 
         The daemon is not there while something is measured: its own rechecks are no part of a launch.
         """
-        manifest = self.manifest
-        promoter = Promoter(overlay, manifest, state)
+        promoter = Promoter(overlay, self.manifest, state)
         say(f"{state}: by heat alone")
         promoter.promote(use=partial(self._use, overlay))
         say(f"{state}: {len(promoter.complete())} directories complete")
         self.launch_by_heat[state] = self._launch(state, overlay.mountpoint, [overlay])
-        say(f"{state}: what is only missed, and the directory of the workloads, because policy says so")
-        always = [*manifest.only_missed, manifest.workload]
-        promoter.promote(always)
-        say(f"{state}: other releases, which a reader is at work in")
+        say(f"{state}: all of it, because policy says so, and other releases, which a reader is at work in")
         with self._reader(overlay) as reader:
-            promoter.promote([*always, *_READ])
+            promoter.promote([*self._promoted, *_READ])
             self.reader_errors += reader.stop()
         complete = promoter.complete()
         say(f"{state}: {len(complete)} directories complete, {reader.requests} requests of the reader")
@@ -302,8 +312,10 @@ def main() -> int:
     parser.add_argument("--options", default="actimeo=600")
     parser.add_argument("--upper", default="ext4", choices=list(UPPERS))
     parser.add_argument("--latency", type=float, default=0.0, help="milliseconds that a round trip takes besides")
-    parser.add_argument("--layered", nargs="*", default=["layer", "layer+chain", "layer+chain+data"])
-    parser.add_argument("--only-layers", action="store_true", help="besides them only plain and unpromoted")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument("--only-layers", dest="what", action="store_const", const=Measurement.layers)
+    only.add_argument("--only-best", dest="what", action="store_const", const=Measurement.best)
+    parser.set_defaults(what=Measurement.all)
     arguments = parser.parse_args()
     mount_tracefs()
     server.start("/dev/vdb")
@@ -314,10 +326,8 @@ def main() -> int:
         arguments.upper,
         arguments.latency,
         Manifest.load(MANIFEST),
-        arguments.layered,
     )
-    measurement.only_layers = arguments.only_layers
-    measurement.all()
+    arguments.what(measurement)
     Results(runs=[measurement.run]).dump(f"{OUT}/results.json")
     for problem in [*measurement.reader_errors, *measurement.changed][:20]:
         say(f"WRONG: {problem}")

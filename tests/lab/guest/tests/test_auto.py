@@ -22,7 +22,9 @@ def _tracefs() -> None:
     mount_tracefs()
 
 
-@pytest.mark.parametrize(("version", "opens"), [("4.2", "inotify"), ("3", "fanotify")])
+@pytest.mark.parametrize(
+    ("version", "opens"), [("4.2", "inotify"), pytest.param("3", "fanotify", marks=pytest.mark.thorough)]
+)
 def test_what_is_searched_in_vain_and_what_is_opened_are_found(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, version: str, opens: str
 ) -> None:

@@ -40,8 +40,11 @@ def look(path: bytes) -> bytes | str | None:
 @pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.thorough)])
 @pytest.mark.parametrize(
     ("change", "name"),
-    [(write, b"added"), (os.unlink, b"f0001"), (replace, b"f0002")],
-    ids=["added", "removed", "replaced"],
+    [
+        pytest.param(write, b"added", id="added"),
+        pytest.param(os.unlink, b"f0001", id="removed"),
+        pytest.param(replace, b"f0002", id="replaced", marks=pytest.mark.thorough),
+    ],
 )
 def test_it_is_noticed_and_healed(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, version: str, change: Callable[[bytes], None], name: bytes

@@ -30,7 +30,7 @@ def test_missing_names_are_lookups_that_fail(make_overlay: MakeOverlay, version:
         assert counts.at_server >= counts.total, "the client counts nothing that the server did not see"
 
 
-@pytest.mark.parametrize("version", ["4.2", "3"])
+@pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.thorough)])
 def test_a_complete_directory_answers_for_what_is_missing(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, version: str
 ) -> None:

@@ -1,5 +1,6 @@
 """What it costs an NFS server that fanotify hears opens, and that inotify does: what `auto` decides by."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from support.trees import files
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
 NAMES = 40
+CLOSED = 1.0
+"""Seconds after which the client has closed what is no longer open: it does so when it comes to it (nfs4_do_close)."""
 LEASES = Path("/proc/sys/fs/leases-enable")
 VERSIONS = ["4.2", "3"]
 
@@ -34,8 +37,10 @@ def opens(mounted: MountedOverlay) -> list[str | bytes]:
 def asked(mounted: MountedOverlay) -> Counts:
     """What the server is asked when an application opens all files, which it has done before."""
     use(*opens(mounted))
+    time.sleep(CLOSED)
     with rpcs.counted() as counts:
         use(*opens(mounted))
+        time.sleep(CLOSED)
     return counts
 
 
@@ -75,6 +80,7 @@ def test_what_hearing_costs_the_server(make_overlay: MakeOverlay, version: str) 
     with hearing_on(mounted) as hearing:
         use(*opens(mounted))
         hearing.heat()
+        time.sleep(CLOSED)
         with_fanotify = asked_heard(mounted, hearing)
     assert abs(with_inotify.total - unheard.total) <= 2, "inotify costs nothing"
     more = with_fanotify.operations - unheard.operations
@@ -89,6 +95,7 @@ def asked_heard(mounted: MountedOverlay, hearing: Hearing) -> Counts:
     with rpcs.counted() as counts:
         use(*opens(mounted))
         assert hearing.heat() == {(b"lib", Kind.OPEN): NAMES}
+        time.sleep(CLOSED)
     return counts
 
 

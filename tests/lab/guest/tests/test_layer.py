@@ -41,7 +41,7 @@ def test_building_costs_next_to_nothing(make_overlay: MakeOverlay, nfs: Nfs) -> 
 
 
 @VERSIONS
-@pytest.mark.parametrize("chain", [True, False])
+@pytest.mark.parametrize("chain", [True, pytest.param(False, marks=pytest.mark.thorough)])
 def test_what_is_complete_asks_nothing(make_overlay: MakeOverlay, nfs: Nfs, *, chain: bool) -> None:
     mounted = make_overlay(TREE, nfs, layered=True)
     bench = Bench(mounted, "layer")

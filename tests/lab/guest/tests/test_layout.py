@@ -25,6 +25,7 @@ MakeOverlay = Callable[..., MountedOverlay]
 NAMES = 40
 TREE: Tree = {"lib": {**files(5), "link": Symlink("f0000"), "sub": files(2)}, "README": b"hello"}
 VERSIONS = pytest.mark.parametrize("version", ["4.2", "3"])
+VERSIONS_IF_THOROUGH = pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.thorough)])
 _NUMBERS = count(1)
 
 
@@ -79,7 +80,7 @@ class Place:
         assert facts.exports == (self.arguments[1].encode(),)
 
 
-@VERSIONS
+@VERSIONS_IF_THOROUGH
 def test_the_commands_mount_it(stack: ExitStack, version: str) -> None:
     place = Place(stack, version)
     ran = promoterd("layout", *place.arguments, "--format", "commands", "--check")

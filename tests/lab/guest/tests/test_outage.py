@@ -62,6 +62,7 @@ def test_nothing_is_lost_and_other_mounts_go_on(
     assert_same_view(before, view_of(mounted))
 
 
+@pytest.mark.thorough
 def test_it_ends_in_time_while_the_server_is_away(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, outage: Callable[[], None]
 ) -> None:

@@ -39,7 +39,7 @@ def what_the_artist_reads(mounted: MountedOverlay) -> dict[bytes, bytes | None]:
     return read
 
 
-@pytest.mark.parametrize("version", ["4.2", "3"])
+@pytest.mark.parametrize("version", ["4.2", pytest.param("3", marks=pytest.mark.thorough)])
 def test_a_squashed_root_promotes_what_it_can_read_and_breaks_nothing(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, version: str
 ) -> None:

@@ -94,6 +94,7 @@ def test_lifetimes_grow_while_it_is_kept_known(make_overlay: MakeOverlay, make_d
     assert counts.at_server <= 4 * MOST
 
 
+@pytest.mark.thorough
 def test_auto_primes_on_nfs_unless_enough_is_missed(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     mounted = make_overlay(TREE)
     daemon = make_daemon(mount_policy(mounted, RULES, backend="auto")).start()

@@ -43,7 +43,9 @@ def most_outstanding(mountpoint: bytes) -> int:
     return int(found[1])
 
 
-@pytest.mark.parametrize(("backend", "most"), [("opaque", 3), ("opaque", 6), ("layer", 3)])
+@pytest.mark.parametrize(
+    ("backend", "most"), [("opaque", 3), pytest.param("opaque", 6, marks=pytest.mark.thorough), ("layer", 3)]
+)
 def test_never_more_are_outstanding_than_policy_says(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, backend: str, most: int
 ) -> None:
