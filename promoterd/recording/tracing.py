@@ -3,9 +3,13 @@
 The command stays our own child, with its streams, its process group and its exit code: strace is a grandchild aside
 (``-DD``). What it writes is read through a FIFO while the command runs.
 
-Should we be killed, strace ends and what it traced goes on. Not so with a seccomp filter, by which it sees those system
-calls alone that look up names: a process has that for ever, and without a tracer these calls fail with ENOSYS
-(SECCOMP_RET_TRACE, seccomp(2)). Hence only where it was asked for, and then all that the command began is waited for.
+Should we be killed, strace ends with its next line (SIGPIPE), and what it traced goes on. It has to end at once for
+that (``-I1``): otherwise it stops every process to let go of it, and one that waits for its child of vfork(2), which
+strace still holds, cannot stop; so the three wait for each other for ever.
+
+Nothing goes on where strace worked with a seccomp filter, by which it sees those system calls alone that look up names:
+a process has that for ever, and without a tracer these calls fail with ENOSYS (SECCOMP_RET_TRACE, seccomp(2)). Hence
+only where it was asked for, and then all that the command began is waited for.
 """
 
 import os
@@ -29,7 +33,7 @@ PROGRAM: Final = "strace"
 _OLDEST: Final = (5, 7)
 _GRACE: Final = 1.0
 """Seconds in which strace ends by itself once the command has; with what that left behind it would go on."""
-_OPTIONS: Final = ("-I2", "-f", "-q", "-y", "-xx", "-s", "1", "-e", FILTER, "-e", "signal=none")
+_OPTIONS: Final = ("-I1", "-f", "-q", "-y", "-xx", "-s", "1", "-e", FILTER, "-e", "signal=none")
 _MAY_NOT_TRACE: Final = "run it as root; /proc/sys/kernel/yama/ptrace_scope may forbid it, or somebody trace it already"
 
 
@@ -79,7 +83,7 @@ def _end_tracer(log: TraceLog, reader: threading.Thread) -> None:
         tracers = {tracer for pid in log.processes if (tracer := _tracer_of(pid))}
         for tracer in tracers:
             with suppress(ProcessLookupError):
-                os.kill(tracer, signal.SIGTERM)  # it detaches from all of them
+                os.kill(tracer, signal.SIGTERM)  # and the kernel lets go of all of them
         reader.join(_GRACE)
         if not tracers:
             break

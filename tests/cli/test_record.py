@@ -210,11 +210,20 @@ class TestTheCommand:
         assert recording.uses == {b"app/lib": Uses(misses=2)}
 
     def test_when_the_recorder_is_killed_the_command_goes_on(self, recording: Recording) -> None:
+        """Also if it has many processes, each of which is just starting another one and waits for that (vfork(2))."""
         ended = recording.site.base / "ended"
-        script = f"echo; sleep 0.5; test -e lib/f0001 && ls lib >/dev/null && : > {ended}"
+        script = f"""
+            echo
+            for each in 1 2 3 4 5 6 7 8; do
+                (count=0; while [ $count -lt 30 ]; do /bin/true; count=$((count + 1)); done) &
+            done
+            wait
+            test -e lib/f0001 && : > {ended}
+        """
         with recording.start("sh", "-c", script) as process:
             assert process.stdout is not None
             assert process.stdout.readline() == b"\n"
+            time.sleep(0.1)
             process.kill()
             wait_for(ended.exists)
 
