@@ -62,13 +62,13 @@ def main(  # noqa: PLR0913 - the options of a command
     options += ["--only-layers"] if only_layers else []
     options += ["--only-best"] if short else []
     if measure:
-        jobs += [measuring(version, options, 45 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
+        jobs += [measuring(version, options, 90 * _MINUTE) for version in nfs or (["4.2"] if short else ["4.2", "3"])]
     if race:
         jobs.append(racing(latency, 20 * _MINUTE))
     if neighbour:
         jobs.append(neighbouring(1 if short else 5, 40 * _MINUTE))
     if test:
-        jobs += testing(select, 30 * _MINUTE, thorough=not short)
+        jobs += testing(select, 30 * _MINUTE, thorough=not short or bool(select))
         if not select:
             jobs.append(rebooting(3 * _MINUTE))
     try:

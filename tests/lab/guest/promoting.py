@@ -69,7 +69,8 @@ def fit_backends(overlay: MountedOverlay) -> list[str]:
 class Promoter:
     """The daemon on one overlay with the share's policy; it works while :meth:`promote` runs."""
 
-    def __init__(self, overlay: MountedOverlay, manifest: Manifest, state: str) -> None:
+    def __init__(self, overlay: MountedOverlay, manifest: Manifest, state: str, budget: int | str = BUDGET) -> None:
+        self.budget = budget
         self.overlay = overlay
         self.manifest = manifest
         self.state = state
@@ -82,7 +83,7 @@ class Promoter:
         ``always`` are directories that policy says are to be promoted; others are if they are hot. Raises
         AssertionError if it comes to no end, or does not end well.
         """
-        more = {"copy_data": {"max_size": "64KiB", "budget": BUDGET}} if "+data" in self.state else {}
+        more = {"copy_data": {"max_size": "64KiB", "budget": self.budget}} if "+data" in self.state else {}
         chosen = rules(self.manifest, always, self.state)
         heat = {"source": "auto", "threshold": 20, "settle": "0s"}
         policy = mount_policy(self.overlay, chosen, backend=self.backend, activation_interval="1s", heat=heat, **more)

@@ -99,3 +99,9 @@ def _run(*command: str, check: bool = True) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+
+
+def bytes_read() -> int:
+    """From files, by all clients, since the server started."""
+    with open("/proc/net/rpc/nfsd", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("io "))
