@@ -205,7 +205,11 @@ def counted_in(text: str, state: str) -> dict[str, dict[str, str]]:
 def test_what_nfs_costs_is_what_the_lab_counted() -> None:
     run = TEXTS["docs/benchmarks.md"].partition("### Linux 6.12")[2].partition("\n### ")[0]
     assert "NFS 4.2" in run.partition("\n")[0]
+    layers = TEXTS["docs/benchmarks.md"].partition("<!-- layers -->")[2].partition("<!-- end -->")[0]
     counted = counted_in(run, "opaque")
+    for workload, cells in counted_in(layers, "layer").items():
+        assert cells["unpromoted"] == counted[workload]["unpromoted"], "both runs began at the same point"
+        counted[workload] |= cells
     said = TEXTS["docs/how-it-works.md"].partition(HEADINGS)[2]
     for row, workload in {
         "a name that does not exist": "stat missing",
@@ -218,7 +222,8 @@ def test_what_nfs_costs_is_what_the_lab_counted() -> None:
         line = " | ".join([row, *(counted[workload][state].replace(",", "") for state in states_said)])
         assert f"| {line} |" in said, line
     told = r"^\| (plain|opaque|layer\+chain|layer\+chain\+data) \| (.*) \|$"
-    launches = dict(re.findall(told, run.partition("#### One launch\n")[2].partition("####")[0], re.MULTILINE))
+    both = run.partition("#### One launch\n")[2].partition("####")[0] + layers.partition("| state |")[2]
+    launches = dict(reversed(re.findall(told, both, re.MULTILINE)))  # plain as the other states were compared with it
     assert set(launches) == {"plain", "opaque", "layer+chain", "layer+chain+data"}
     for launch in launches.values():
         cells = launch.split(" | ")
