@@ -92,7 +92,7 @@ bench: $(VENV)/.demo packages-test
 	$(BIN)/python -m benchmarks.idle
 
 ## make lab         the real daemon on real NFS, in a virtual machine: tests, and RPCs counted; KERNEL=6.1 for another
-##                  kernel, ARGS=--short for a small share (five minutes instead of a quarter of an hour; no KVM needed)
+##                  kernel, ARGS=--short for a small share (eight minutes instead of an hour; no KVM needed)
 .PHONY: lab
 lab: $(VENV)/.dev packages-lab
 	PYTHONPATH=tests $(BIN)/python -m lab --kernel $(KERNEL) $(ARGS)
