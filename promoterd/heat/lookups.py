@@ -11,6 +11,8 @@ from promoterd.heat.tracepoints import Meaning, Trigger
 
 LOOKUP = "lookup"
 """A name was looked up on the server, and it is not known whether it exists."""
+_UNPAIRED_FOR = 2
+"""Readings in which a miss may come up of which the lookup itself was not counted: this one, and the next."""
 _ANSWERS = (0, 2)
 """No error, and ENOENT, which ``nfs_lookup_exit`` does not count as one."""
 
@@ -45,6 +47,7 @@ class Reading:
         self.rest = rest
         self._growth: defaultdict[Trigger, Growth] = defaultdict(Growth)
         self._balance: Counter[Inode] = Counter()
+        self._unpaired = 0
 
     def take(self, histograms: Iterable[tuple[Trigger, Histogram]]) -> Taken:
         """What the histograms gained."""
@@ -60,12 +63,15 @@ class Reading:
                 continue
             for (device, number, error), count in rows.items():
                 self._count(taken, trigger.meaning, Inode(device, number), error, count)
+        if taken.dropped:
+            self._unpaired = _UNPAIRED_FOR
         self._settle(taken)
         return taken
 
     def cleared(self, trigger: Trigger) -> None:
         """A histogram begins anew."""
         self._growth[trigger].cleared()
+        self._unpaired = _UNPAIRED_FOR
 
     def _count(self, taken: Taken, meaning: Meaning, inode: Inode, error: int, count: int) -> None:
         if error not in _ANSWERS:
@@ -80,8 +86,14 @@ class Reading:
                 self._balance[inode] -= count
 
     def _settle(self, taken: Taken) -> None:
-        """Of what was counted together, what is left besides the misses; a miss may be read before it is in both."""
+        """Of what was counted together, what is left besides the misses.
+
+        A lookup may be read before the miss that it was: that is taken off what comes next, unless it may be one of
+        which the lookup was lost.
+        """
         for inode, count in self._balance.items():
             if count > 0 and self.rest is not None:
                 taken.uses[inode, self.rest] += count
-        self._balance = Counter({inode: count for inode, count in self._balance.items() if count < 0})
+        owed = {} if self._unpaired else {inode: count for inode, count in self._balance.items() if count < 0}
+        self._balance = Counter(owed)
+        self._unpaired = max(0, self._unpaired - 1)

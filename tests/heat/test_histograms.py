@@ -76,10 +76,10 @@ def test_only_what_a_histogram_gained_counts() -> None:
     assert growth.dropped(histogram({}, 2)) == 2
 
 
-def lookups(missed: int, both: int) -> list[tuple[Trigger, Histogram]]:
+def lookups(missed: int, both: int, dropped: int = 0) -> list[tuple[Trigger, Histogram]]:
     all_of, _ = together(OURS, 128)
     misses = joined(OURS, [4], 128, "ours")[-1]
-    return [(misses, histogram({(31, 5, 2): missed})), (all_of, histogram({(31, 5, 0): both}))]
+    return [(misses, histogram({(31, 5, 2): missed})), (all_of, histogram({(31, 5, 0): both}, dropped))]
 
 
 def test_a_miss_that_is_read_before_it_is_in_both_is_taken_off_later() -> None:
@@ -87,6 +87,24 @@ def test_a_miss_that_is_read_before_it_is_in_both_is_taken_off_later() -> None:
     assert reading.take(lookups(4, 3)).uses == {(seen, Kind.MISS): 4}
     assert reading.take(lookups(4, 6)).uses == {(seen, Kind.FOUND): 2}
     assert reading.take(lookups(4, 6)).events == 0
+
+
+def test_a_miss_of_which_the_lookup_found_no_place_is_not_owed_for_ever() -> None:
+    reading, seen = Reading(Kind.FOUND), Inode(31, 5)
+    assert reading.take(lookups(1, 1)).uses == {(seen, Kind.MISS): 1}
+    assert reading.take(lookups(3, 1, dropped=2)).uses == {(seen, Kind.MISS): 2}
+    assert reading.take(lookups(4, 1, dropped=2)).uses == {(seen, Kind.MISS): 1}, "the last of these, read later"
+    assert reading.take(lookups(4, 2, dropped=2)).uses == {(seen, Kind.FOUND): 1}
+    assert reading.take(lookups(5, 2, dropped=2)).uses == {(seen, Kind.MISS): 1}
+    assert reading.take(lookups(5, 4, dropped=2)).uses == {(seen, Kind.FOUND): 1}, "in order again"
+
+
+def test_a_miss_of_which_the_lookup_was_cleared_away_is_not_owed_for_ever() -> None:
+    reading, seen = Reading(Kind.FOUND), Inode(31, 5)
+    assert reading.take(lookups(1, 1)).uses == {(seen, Kind.MISS): 1}
+    reading.cleared(lookups(0, 0)[1][0])
+    assert reading.take(lookups(2, 0)).uses == {(seen, Kind.MISS): 1}
+    assert reading.take(lookups(2, 1)).uses == {(seen, Kind.FOUND): 1}
 
 
 def test_other_errors_are_counted_and_are_no_use() -> None:
