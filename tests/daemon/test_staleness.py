@@ -20,14 +20,12 @@ import pytest
 
 from promoterd.paths import show
 from support import overlays
-from support.daemons import RunningDaemon, mount_policy
+from support.daemons import SLACK, RunningDaemon, mount_policy
 from support.overlays import MountedOverlay
 from support.trees import OLD, Directory, File, Symlink, Tree
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "staleness.md").read_text("utf-8")
 RECHECK, VERIFY, QUIET = 0.5, 1.0, 0.1
-SLACK = 5.0
-"""Rechecks are looked for twice a second, and the machine is busy."""
 NEW = b"n" * 777
 DEFERRED = "reopening is deferred: somebody may write in"
 

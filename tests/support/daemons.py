@@ -25,8 +25,10 @@ Event = dict[str, Any]
 
 SLOWNESS = float(os.environ.get("TEST_SLOWNESS", "1"))
 """How much longer than a usual machine this one may take; an emulated one is slow."""
-PATIENCE = 10.0 * SLOWNESS
-STOP_WITHIN = 5.0
+PATIENCE = 30.0 * SLOWNESS
+STOP_WITHIN = 15.0
+SLACK = 5.0
+"""Seconds by which a busy machine may be late with what happens at once."""
 _POLL = 0.02
 FAST: Mapping[str, Any] = {"min_age": "0s", "recheck": "0.5s"}
 """A rule whose effects a test can wait for."""
