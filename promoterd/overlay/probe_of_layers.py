@@ -5,7 +5,6 @@ from collections.abc import Iterator
 
 from promoterd.overlay import ext4, xattrs
 from promoterd.overlay.facts import LayerFacts, Misplaced
-from promoterd.overlay.holding import mount_holding
 from promoterd.overlay.mountinfo import MountTree, read
 from promoterd.overlay.mounts import GRAVEYARD, STAGE, Overlay
 from promoterd.overlay.nfs import FSTYPES
@@ -51,7 +50,8 @@ def exports_of(overlay: Overlay) -> tuple[bytes, ...]:
     tree = MountTree(read())
     found = []
     for layer in overlay.lowers:
-        mount, path = mount_holding(tree, layer)
+        path = os.path.realpath(layer)  # also through symlinks on the server, which nobody can mount
+        mount = tree.at(path)
         if mount is None or mount.fstype not in FSTYPES:
             return ()
         found.append(mount.source + path[len(mount.mountpoint) :])
