@@ -154,6 +154,16 @@ def test_a_short_run_need_not_have_measured_what_is_not_the_best() -> None:
     assert "no launch after promotion by heat alone" in found
 
 
+def test_a_run_with_layers_alone_needs_nothing_else() -> None:
+    layers = dict.fromkeys(("layer", "layer+chain"), launched(3, LOOKUP=900))
+    states = {state: launches()[state] for state in UNPROMOTED} | layers
+    kept = {state: workloads()["plain"] for state in UNPROMOTED} | {"layer": dict.fromkeys(WORKLOADS, UNASKED)}
+    run = changed(launch=states, workloads=kept, launch_by_heat={}, promotion={})
+    assert check(Results(runs=[run]), only_layers=True) == []
+    (found,) = check(Results(runs=[run.model_copy(update={"launch": without("plain", states)})]), only_layers=True)
+    assert "no launch was measured in the state plain" in found
+
+
 def test_nfs_3_is_judged_by_what_the_server_counted() -> None:
     cells = launches() | {"opaque": launched(3, 12_000, LOOKUP=1_000)}
     assert violations(good_run(nfs="4.2").model_copy(update={"launch": cells})) == []

@@ -8,7 +8,7 @@ from lab.results import WORKLOADS, Results, Run, State
 UNPROMOTED: Final[tuple[State, ...]] = ("plain", "unpromoted")
 """What every run must have measured."""
 PROMOTED: Final[tuple[State, ...]] = ("metacopy", "opaque")
-"""What every run but a short one must have measured besides, and what it cost; a short one measures the best only."""
+"""What a whole run must have measured besides, and what it cost."""
 
 NOENT_SHARE: Final[Mapping[State, float]] = dict.fromkeys(("opaque", "layer", "layer+chain", "layer+chain+data"), 0.001)
 """Of plain's lookups answered with ENOENT, how many may be left in a launch."""
@@ -59,16 +59,22 @@ is ``metacopy``) 5.84 on 4.2 with cold caches, namely 2 LISTXATTRS, GETACL, OPEN
 is ``opaque``) an ACCESS more."""
 
 
-def check(results: Results, *, short: bool) -> list[str]:
-    """What is not as it must be, a sentence for each; ``short`` says that the share was the small one."""
+def check(results: Results, *, short: bool = False, only_layers: bool = False) -> list[str]:
+    """What is not as it must be, a sentence for each.
+
+    ``short`` says that the share was the small one, and that only the best backend was measured; ``only_layers`` that
+    nothing but metadata layers was, and nothing by heat.
+    """
     if not results.runs:
         return ["nothing has been measured"]
-    return [f"{run.title}: {violation}" for run in results.runs for violation in _violations(run, short=short)]
+    return [f"{run.title}: {violation}" for run in results.runs for violation in _violations(run, short, only_layers)]
 
 
-def _violations(run: Run, *, short: bool) -> Iterator[str]:
-    yield from _left_out(run, dict.fromkeys([*UNPROMOTED, *run.launch_by_heat, *(() if short else PROMOTED)]))
-    yield from () if short else _costs_left_out(run)
+def _violations(run: Run, short: bool, only_layers: bool) -> Iterator[str]:
+    promoted = () if short or only_layers else PROMOTED
+    yield from _left_out(run, dict.fromkeys([*UNPROMOTED, *run.launch_by_heat, *promoted]), promoted)
+    if not run.launch_by_heat and not only_layers:
+        yield "no launch after promotion by heat alone was measured"
     yield from _without_bound(run)
     yield from _reader(run)
     yield from _storm(run)
@@ -79,7 +85,7 @@ def _violations(run: Run, *, short: bool) -> Iterator[str]:
     yield from _promotion(run)
 
 
-def _left_out(run: Run, required: Iterable[State]) -> Iterator[str]:
+def _left_out(run: Run, required: Iterable[State], promoted: Iterable[State]) -> Iterator[str]:
     """Violations that a missing measurement is."""
     for state in required:
         if state not in run.launch:
@@ -87,16 +93,11 @@ def _left_out(run: Run, required: Iterable[State]) -> Iterator[str]:
         for workload in WORKLOADS:
             if workload not in run.workloads.get(state, {}):
                 yield f"{workload} was not measured in the state {state}"
-    if not run.launch_by_heat:
-        yield "no launch after promotion by heat alone was measured"
-    if "plain" not in run.launch_absent:
-        yield "no launch with search paths that do not exist was measured"
-
-
-def _costs_left_out(run: Run) -> Iterator[str]:
-    for state in PROMOTED:
+    for state in promoted:
         if state not in run.promotion:
             yield f"no promotion to the state {state} was measured"
+    if "plain" not in run.launch_absent:
+        yield "no launch with search paths that do not exist was measured"
 
 
 def _without_bound(run: Run) -> Iterator[str]:
