@@ -46,12 +46,12 @@ demo: $(VENV)/.demo
 
 ## make test        all tests, on real overlays (root, FUSE); ARGS="tests/policy -x" for some of them; JOBS=0 for --pdb
 .PHONY: test
-JOBS ?= 3
+JOBS ?= 4
 test: $(VENV)/.dev packages-test
 	$(BIN)/python -m pytest $(if $(filter-out 0,$(JOBS)),$(BESIDE)) $(ARGS)
 
 # Side by side, a file of tests at a time, each process in namespaces of its own: some tests look at every mount namespace.
-BESIDE = --dist loadfile --tx '$(JOBS)*popen//python=tools/apart $(BIN)/python'
+BESIDE = --dist loadfile --no-loadscope-reorder --tx '$(JOBS)*popen//python=tools/apart $(BIN)/python'
 
 ## make unit        the tests that need neither root nor FUSE nor an overlay
 .PHONY: unit

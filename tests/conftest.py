@@ -21,6 +21,8 @@ from support import leftovers, overlays
 from support.needs import need
 from support.overlays import MountedOverlay
 
+_SLOW = ("daemon", "cli")
+
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
@@ -38,6 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         fixtures: list[str] = getattr(item, "fixturenames", [])
         if "make_overlay" in fixtures or item.get_closest_marker("needs") is not None:
             item.add_marker("system")
+    items.sort(key=lambda item: item.path.parent.name not in _SLOW)  # lest one worker is left with them at the end
 
 
 @pytest.hookimpl(wrapper=True)

@@ -41,7 +41,7 @@ def look(path: bytes) -> bytes | str | None:
 @pytest.mark.parametrize(
     ("change", "name"),
     [
-        pytest.param(write, b"added", id="added"),
+        pytest.param(write, b"added", id="added", marks=pytest.mark.thorough),
         pytest.param(os.unlink, b"f0001", id="removed"),
         pytest.param(replace, b"f0002", id="replaced", marks=pytest.mark.thorough),
     ],

@@ -104,6 +104,7 @@ def test_auto_knows_nfs(make_overlay: MakeOverlay, version: str, lower: Lower) -
     assert lower_of(make_overlay(TREE, Nfs(version)).layers) is lower
 
 
+@pytest.mark.thorough
 def test_the_daemon_promotes_by_fanotify(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:
     mounted = make_overlay({"lib": files(NAMES), "other": files(2)})
     daemon = make_daemon(mount_policy(mounted, heat={"source": "fanotify"})).start()

@@ -59,6 +59,7 @@ def test_reading_it_costs_little_and_renews_before_it_expires(make_overlay: Make
 
 
 @pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.thorough
 def test_the_daemon_keeps_it_known(make_overlay: MakeOverlay, make_daemon: MakeDaemon, version: str) -> None:
     life = 8.0
     mounted = make_overlay(TREE, Nfs(version, f"actimeo={life:.0f}"))

@@ -30,7 +30,11 @@ for place in range({PLACES}):
 """
 
 
-@pytest.mark.parametrize("through_daemon", [False, True], ids=["directly", "at the start of the daemon"])
+@pytest.mark.parametrize(
+    "through_daemon",
+    [pytest.param(False, marks=pytest.mark.thorough), True],
+    ids=["directly", "at the start of the daemon"],
+)
 @pytest.mark.parametrize("layered", [False, pytest.param(True, marks=pytest.mark.thorough)], ids=["opaque", "layer"])
 def test_what_was_recorded_asks_for_no_missing_name(
     make_overlay: MakeOverlay, make_daemon: Any, tmp_path: Path, *, layered: bool, through_daemon: bool

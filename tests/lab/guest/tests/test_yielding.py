@@ -44,7 +44,8 @@ def most_outstanding(mountpoint: bytes) -> int:
 
 
 @pytest.mark.parametrize(
-    ("backend", "most"), [("opaque", 3), pytest.param("opaque", 6, marks=pytest.mark.thorough), ("layer", 3)]
+    ("backend", "most"),
+    [("opaque", 3), *(pytest.param(*case, marks=pytest.mark.thorough) for case in (("opaque", 6), ("layer", 3)))],
 )
 def test_never_more_are_outstanding_than_policy_says(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, backend: str, most: int
@@ -60,7 +61,7 @@ def test_never_more_are_outstanding_than_policy_says(
     assert most == 3 or most_outstanding(mounted.layers[0]) > 3, "they are made use of"
 
 
-@pytest.mark.parametrize("backend", ["opaque", "layer"])
+@pytest.mark.parametrize("backend", [pytest.param("opaque", marks=pytest.mark.thorough), "layer"])
 def test_what_is_reckoned_is_about_what_is_asked(
     make_overlay: MakeOverlay, make_daemon: MakeDaemon, backend: str
 ) -> None:
