@@ -32,7 +32,7 @@ REDUCTION = 0.99
 FOUND_AS_WELL = 0.5
 """The share of all lookups that may be left with a metadata layer: what leads through growing directories."""
 _THINK_WHILE_MEASURED = 0.05
-_START_PATIENCE, _ACTIVE_PATIENCE = 20.0, 90.0
+_START_PATIENCE, _ACTIVE_PATIENCE, _FOUND_ALL = 20.0, 90.0, 2.0
 _SCRATCH = b".promoterd"
 
 
@@ -201,10 +201,14 @@ def _mount_status(socket: str) -> dict[str, Any]:
 
 
 def _wait_until_it_hears(scene: Stage, socket: str) -> None:
+    """Until no more directories are found: a launch before that would be heard in part."""
     deadline = time.monotonic() + _START_PATIENCE
+    most, since = 0, time.monotonic()
     while time.monotonic() < deadline:
         source = _mount_status(socket).get("heat_source")
-        if source is not None and source["armed"] >= len(scene.share.search_path):
+        if source is not None and source["armed"] > most:
+            most, since = source["armed"], time.monotonic()
+        if most >= len(scene.share.search_path) and time.monotonic() - since > _FOUND_ALL:
             return
         time.sleep(0.1)
     raise DemoFailed("the daemon did not watch all search directories in time")
