@@ -3,7 +3,6 @@
 No path is touched below a network file system, so that no server is asked, dead or alive.
 """
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,7 +63,4 @@ class Sharing:
 def _place(tree: MountTree, layer: bytes) -> tuple[MountEntry | None, bytes]:
     """The mount that holds a layer's root, and the root's path inside that file system."""
     entry, path = mount_holding(tree, layer)
-    if entry is None:
-        return None, b"/"
-    inside = os.path.normpath(entry.root + b"/" + path[len(entry.mountpoint) :])
-    return entry, re.sub(rb"^/+", b"/", inside)
+    return entry, b"/" if entry is None else entry.inside(path)

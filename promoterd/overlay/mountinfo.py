@@ -28,6 +28,11 @@ class MountEntry:
     source: bytes
     super_options: bytes
 
+    def inside(self, path: bytes) -> bytes:
+        """Where a path at or below the mount point is in the file system that is mounted."""
+        inside = os.path.normpath(self.root + b"/" + path[len(self.mountpoint) :])
+        return inside.replace(b"//", b"/")  # POSIX lets two slashes stand in front, and so does normpath()
+
 
 def parse(mountinfo: bytes) -> list[MountEntry]:
     """All mounts, in the kernel's order. A line that is cut off or not understood is left out."""

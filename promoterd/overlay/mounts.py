@@ -288,5 +288,4 @@ def lower_identity(layer: bytes) -> str:
     entry = MountTree(read()).at(path)
     if entry is None:
         raise FileNotFoundError(f"no mount holds {display(layer)}")
-    inside = os.path.normpath(entry.root + b"/" + path[len(entry.mountpoint) :]).replace(b"//", b"/")
-    return f"{entry.fstype}:{quote(entry.source)}:{quote(inside)}:{os.stat(layer).st_ino}"
+    return f"{entry.fstype}:{quote(entry.source)}:{quote(entry.inside(path))}:{os.stat(layer).st_ino}"

@@ -55,8 +55,17 @@ def resume() -> None:
 
 def calls() -> int:
     """RPCs that the server was asked since it started, of every version and protocol, those of NFSACL included."""
+    return _counted("rpc")
+
+
+def bytes_read() -> int:
+    """From files, by all clients, since the server started."""
+    return _counted("io")
+
+
+def _counted(row: str) -> int:
     with open("/proc/net/rpc/nfsd", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("rpc "))
+        return next(int(line.split()[1]) for line in file if line.startswith(f"{row} "))
 
 
 def delay(milliseconds: float) -> None:
@@ -99,9 +108,3 @@ def _run(*command: str, check: bool = True) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if check and done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
-
-
-def bytes_read() -> int:
-    """From files, by all clients, since the server started."""
-    with open("/proc/net/rpc/nfsd", encoding="ascii") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("io "))
