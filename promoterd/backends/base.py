@@ -132,7 +132,7 @@ class Traces:
 
 
 class Busy(PromoterdError):
-    """{path} changed while it was being shadowed: {reason}."""
+    """{path} cannot be changed now: {reason}."""
 
     default_hint = "it is tried again later"
 

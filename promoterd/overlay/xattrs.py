@@ -18,6 +18,7 @@ ANCESTOR = "trusted.overlay.promoterd.ancestor"
 TIMES = "trusted.overlay.promoterd.times"
 DATA = "trusted.overlay.promoterd.data"
 TAKEN = "trusted.overlay.promoterd.taken"
+LATE = "trusted.overlay.promoterd.late"
 UPPER_ID = "trusted.overlay.promoterd.id"
 
 OPAQUE_YES, OPAQUE_XWHITEOUTS, OPAQUE_FINALIZED = b"y", b"x", b"z"

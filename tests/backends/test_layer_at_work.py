@@ -134,7 +134,7 @@ class TestStopped:
             assert LIB not in assert_layer_is_sound(mounted)
 
 
-def full(*_: object) -> None:
+def full(*_: object, **__: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 

@@ -9,6 +9,7 @@ from support.overlays import MountedOverlay
 OPAQUE, METACOPY = "trusted.overlay.opaque", "trusted.overlay.metacopy"
 REDIRECT = "trusted.overlay.redirect"
 PROVENANCE, DATA = "trusted.overlay.promoterd.mark", "trusted.overlay.promoterd.data"
+LATE = "trusted.overlay.promoterd.late"
 
 
 def xattr(path: bytes, name: str) -> bytes | None:
@@ -63,8 +64,8 @@ def assert_layer_is_sound(mounted: MountedOverlay, *, settled: bool = True) -> l
     """I1 on a metadata layer as it lies there; returns the directories that are complete, parents first.
 
     What is complete has every name of lower, in the right half and of the right type and size; what is a stub leads to
-    the place that it stands at; and every directory with files stands in the other half as well, but (without
-    ``settled``) between a crash and the next start.
+    the place that it stands at; and every directory is in both halves, but (without ``settled``) between a crash and
+    the next start.
     """
     for path in directories_of(mounted.in_files("").rstrip(b"/")):
         assert not settled or os.path.isdir(mounted.in_rest(path)), f"{path!r} has files, and no twin"
@@ -75,6 +76,7 @@ def assert_layer_is_sound(mounted: MountedOverlay, *, settled: bool = True) -> l
         redirect, opaque, ours = xattr(here, REDIRECT), xattr(here, OPAQUE), xattr(here, PROVENANCE)
         assert redirect == b"/" + path, f"{path!r} is merged with {redirect!r}"
         assert opaque in (None, b"y")
+        assert not settled or os.path.isdir(mounted.in_files(path)), f"{path!r} is in the rest half only"
         for name in os.listdir(here):
             assert not stat.S_ISREG(os.lstat(here + b"/" + name).st_mode), f"the file {path + b'/' + name!r} in rest"
         if opaque is not None:
@@ -86,7 +88,7 @@ def assert_layer_is_sound(mounted: MountedOverlay, *, settled: bool = True) -> l
 
 def _assert_is_files_half(mounted: MountedOverlay, path: bytes, *, settled: bool) -> None:
     here = mounted.in_files(path)
-    assert [name for name in os.listxattr(here) if name.startswith("trusted.overlay.")] == []
+    assert {name for name in os.listxattr(here) if name.startswith("trusted.overlay.")} <= {LATE}
     first: dict[int, set[bytes | None]] = {}
     for name in os.listdir(here):
         file = here + b"/" + name

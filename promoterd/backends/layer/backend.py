@@ -6,6 +6,7 @@ a data-only layer (Linux 6.5; overlayfs.rst, data-only lower layers). In the man
 """
 
 import os
+import stat
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
@@ -17,6 +18,7 @@ from promoterd.backends.layer.lower import lower_attributes
 from promoterd.backends.layer.placing import Placing
 from promoterd.backends.layer.planning import is_complete, plan_layer, plan_resync
 from promoterd.backends.layer.plans import LayerPlan
+from promoterd.backends.layer.renewal import mounting_of
 from promoterd.backends.layer.staging import Staged, Staging
 from promoterd.backends.layer.store import LayerData
 from promoterd.backends.layer.verifying import verify_names
@@ -106,7 +108,7 @@ class LayerBackend(Backend):
                 for staged in staging.staged.values():
                     verify_names(layers, staged.directory)
                 home.sync()
-                placing = Placing(home, place, graveyard.mounting_of(self.overlay))
+                placing = Placing(home, place, mounting_of(self.overlay))
                 for staged in staging.standing_alone():
                     self._put(home, placing, staging, staged)
         except FileNotFoundError as error:
@@ -117,6 +119,7 @@ class LayerBackend(Backend):
 
     def _put(self, home: Home, placing: Placing, staging: Staging, staged: Staged) -> None:
         path = staged.directory.path
+        placing.ensure_ancestors(path)
         if not beneath.exists_beneath(home.rest, path):
             if staged.in_place:
                 raise Busy(path=show(path), reason="it was taken out of the layer meanwhile")
@@ -125,9 +128,10 @@ class LayerBackend(Backend):
         provenance = staging.provenance(staged.directory)
         with beneath.opened(home.rest, path) as directory:
             itself = xattrs.descriptor(directory)
+            was_ours = xattrs.get(itself, xattrs.PROVENANCE) is not None
             if xattrs.get(itself, xattrs.OPAQUE) is None:  # from here on it is looked after (R1, R8)
                 xattrs.put(itself, xattrs.PROVENANCE, provenance)
-            placing.merge(staged, *staging.attributes(home, path))
+            placing.merge(staged, *staging.attributes(home, path), may_be_in_effect=was_ours)
             home.sync()
             xattrs.put(itself, xattrs.PROVENANCE, provenance)
             if staging.plan.mark:
@@ -156,7 +160,7 @@ class LayerBackend(Backend):
         del check_quiet  # whatever is written goes to upper, and is merged with lower as before
         with self._changing, Layers(self.overlay) as layers, Home(layers) as home:
             refuse_kept(layers, paths)
-            mounting = graveyard.mounting_of(self.overlay)
+            mounting = mounting_of(self.overlay)
             for path in paths:
                 if not any(path != above and is_below(path, above) for above in paths):
                     graveyard.take_out(home, path, mounting=mounting, stub=self._stub(layers, path))
@@ -187,11 +191,9 @@ class LayerBackend(Backend):
         return effect.read_back(layers, path)
 
     def unshadowed(self, layers: Layers, path: bytes, listing: LowerListing) -> set[str]:
-        """Names that are in neither half."""
-        missing = set(listing.entries)
-        for half in layers.metadata:
-            missing.difference_update(names_in(half, path))
-        return missing
+        """Names that are not in the half that they belong in."""
+        files, rest = (set(names_in(half, path)) for half in layers.metadata)
+        return {name for name, mode in listing.entries.items() if name not in (files if stat.S_ISREG(mode) else rest)}
 
     def checkable(self, layers: Layers, path: bytes) -> list[str]:
         """All files of the files half."""
@@ -221,7 +223,7 @@ class LayerBackend(Backend):
         with self._changing, Home(layers) as home:
             if not (self._stagings or self.data.is_at_work):
                 empty(home.stage)
-            graveyard.bury(home, graveyard.mounting_of(self.overlay))
+            graveyard.bury(home, mounting_of(self.overlay))
             return len(os.listdir(home.graveyard))
 
     def finish_promotion(self, layers: Layers, path: bytes) -> None:
@@ -230,7 +232,7 @@ class LayerBackend(Backend):
         with self._changing, Home(layers) as home:
             for directory in [*ancestors(path), *directories_in(files, path)]:
                 if beneath.exists_beneath(files, directory) and not beneath.exists_beneath(rest, directory):
-                    graveyard.take_out(home, directory, mounting=graveyard.mounting_of(self.overlay))
+                    graveyard.take_out(home, directory, mounting=mounting_of(self.overlay))
 
     def finish_reopening(self, layers: Layers, path: bytes) -> int:
         """Take out what is left of it."""
@@ -238,18 +240,18 @@ class LayerBackend(Backend):
         if marked or beneath.exists_beneath(layers.metadata[0], path):
             with Home(layers) as home:
                 stub = self._stub(layers, path)
-                graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay), stub=stub)
+                graveyard.take_out(home, path, mounting=mounting_of(self.overlay), stub=stub)
         activation.reconfigure(self.overlay)  # what was taken out may be all that the kernel remembers
         return len(marked)
 
     def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
         """Take out what the server has deleted. What a user made of it is in upper, and stays."""
         files, rest = layers.metadata
-        shadows = sum(len(names_in(half, found)) for half in (files, rest) for found in directories_in(rest, path))
+        shadows = sum(len({*names_in(files, found), *names_in(rest, found)}) for found in directories_in(rest, path))
         with self._changing, Home(layers) as home:
-            graveyard.take_out(home, path, mounting=graveyard.mounting_of(self.overlay))
+            graveyard.take_out(home, path, mounting=mounting_of(self.overlay))
             activation.reconfigure(self.overlay)
-            graveyard.bury(home, graveyard.mounting_of(self.overlay))
+            graveyard.bury(home, mounting_of(self.overlay))
         return Removed(path, shadows, ())
 
     def follow(self, layers: Layers, path: bytes) -> bool:

@@ -1,11 +1,9 @@
 """Taking a directory out of the layer, intact, for as long as something can still refer to it (R3).
 
-A dentry of the overlay keeps the real directories that it was made of. One pinned descriptor keeps the dentry, for
-everybody: emptied, its directory would be empty at its path. So what is taken out is renamed into the graveyard, and
-removed only when the overlay was seen to have made the directory anew, or was mounted anew.
+Emptied, it would be empty at its path for as long as a dentry is made of it. So what is taken out is renamed into the
+graveyard, and removed only when the overlay was seen to have made the directory anew, or was mounted anew.
 """
 
-import errno
 import json
 import os
 from collections.abc import Iterator
@@ -14,51 +12,42 @@ from dataclasses import dataclass
 
 from promoterd.backends.layer import entries
 from promoterd.backends.layer.home import Home, fresh_name, longest_path, parents_times_kept, remove_tree
-from promoterd.overlay import activation, beneath, syscalls, xattrs
-from promoterd.overlay.listing import Layers
-from promoterd.overlay.mounts import Overlay
-from promoterd.paths import ancestors, parent
+from promoterd.backends.layer.renewal import Shown, is_made_anew, note_late, note_shown, shown
+from promoterd.overlay import beneath, syscalls, xattrs
+from promoterd.paths import parent
 
 FILES, REST = b"files", b"rest"
 
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """A grave: where it came from, out of which mounting of the overlay, and as which inode the overlay showed it."""
+    """A grave: where what is in it came from, and as what the overlay showed that."""
 
     name: bytes
     path: bytes
-    mounting: str
-    shown: int
-
-
-def mounting_of(overlay: Overlay) -> str:
-    """What differs between two mountings of an overlay: its work directory's own, which each makes anew.
-
-    ovl_workdir_create() removes what an earlier mounting left (fs/overlayfs/super.c). Raises OSError.
-    """
-    directory = os.open((overlay.work or b"") + b"/work", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        found = syscalls.statx(directory)
-    finally:
-        os.close(directory)
-    return f"{found.dev[0]}:{found.dev[1]}:{found.ino}:{found.btime_ns}"
+    before: Shown
 
 
 @contextmanager
-def grave(home: Home, path: bytes, *, shown: int, mounting: str) -> Iterator[int]:
-    """A fresh grave for what is taken out at ``path``, which the overlay shows as the inode ``shown`` (0: not at all).
+def grave(home: Home, path: bytes, before: Shown) -> Iterator[int]:
+    """A fresh grave for what is taken out at ``path``, which the overlay has shown as ``before`` until then.
 
     What is put into it is called :data:`FILES` or :data:`REST`. Raises OSError.
     """
     name = fresh_name()
     os.mkdir(name, 0o700, dir_fd=home.graveyard)
     with beneath.opened(home.graveyard, name) as opened:
-        if 2 * len(path) > longest_path(opened):  # in hexadecimal; it waits for an unmount
-            path, shown = b"", 0
-        note = {"path": path.hex(), "mounting": mounting, "shown": shown}
-        xattrs.put(xattrs.descriptor(opened), xattrs.TAKEN, json.dumps(note).encode())
+        fits = 2 * len(path) <= longest_path(opened)  # in hexadecimal; otherwise it waits for an unmount
+        _note(opened, path if fits else b"", before if fits else Shown(before.mounting))
         yield opened
+        after = shown(home, path, before.mounting)
+        if fits and before.inode and after.inode not in (0, before.inode):  # made anew when half of it was taken out
+            _note(opened, path, after)
+
+
+def _note(grave: int, path: bytes, before: Shown) -> None:
+    note = {"path": path.hex(), "mounting": before.mounting, "shown": before.inode}
+    xattrs.put(xattrs.descriptor(grave), xattrs.TAKEN, json.dumps(note).encode())
 
 
 def take_out(home: Home, path: bytes, *, mounting: str, stub: entries.Dressed | None = None) -> None:
@@ -69,18 +58,29 @@ def take_out(home: Home, path: bytes, *, mounting: str, stub: entries.Dressed | 
     Raises OSError.
     """
     name = path.rpartition(b"/")[2]
-    shown = shown_inode(home, path)
-    with grave(home, path, shown=shown, mounting=mounting) as opened, parents_times_kept(home, path):
+    exchanged = set()
+    with grave(home, path, shown(home, path, mounting)) as opened, parents_times_kept(home, path):
         for half, root in ((REST, home.rest), (FILES, home.files)):
             with suppress(FileNotFoundError), beneath.opened(root, parent(path)) as above:
                 if not beneath.is_directory(above, name):
                     continue
-                if half == REST and stub is not None:
-                    entries.make_directory(opened, REST, stub[0], b"/" + path, stub[1])
-                    syscalls.exchange(opened, REST, above, name)
+                if stub is not None and (half == REST or REST in exchanged):
+                    _make_stub(opened, half, path, stub, Shown(mounting))
+                    syscalls.exchange(opened, half, above, name)
+                    exchanged.add(half)
                 else:
                     os.rename(name, half, src_dir_fd=above, dst_dir_fd=opened)
             home.sync()
+        if FILES in exchanged:
+            note_shown(home, path, mounting)
+
+
+def _make_stub(grave: int, half: bytes, path: bytes, stub: entries.Dressed, before: Shown) -> None:
+    """One half of a directory that is merged with lower's. What is there may still be known for what was there."""
+    entries.make_directory(grave, half, stub[0], b"/" + path if half == REST else b"", stub[1])
+    if half == FILES:
+        with beneath.opened(grave, half) as twin:
+            note_late(twin, before)
 
 
 def graves(home: Home) -> Iterator[Taken]:
@@ -88,53 +88,18 @@ def graves(home: Home) -> Iterator[Taken]:
     for name in map(os.fsencode, os.listdir(home.graveyard)):
         with suppress(OSError, ValueError, KeyError), beneath.opened(home.graveyard, name) as opened:
             note = json.loads(xattrs.get(xattrs.descriptor(opened), xattrs.TAKEN) or b"{}")
-            yield Taken(name, bytes.fromhex(note["path"]), str(note["mounting"]), int(note["shown"]))
+            yield Taken(name, bytes.fromhex(note["path"]), Shown(str(note["mounting"]), int(note["shown"])))
 
 
 def bury(home: Home, mounting: str) -> int:
-    """Remove the graves that nothing can refer to any more; says how many that were.
-
-    Nothing can from another mounting of the overlay, nor where the overlay shows another inode at the path now: the
-    dentry that referred to the grave is gone, and with it everything below, which had kept it. But not where upper has
-    hidden the path since: there the directory may have been renamed, and it waits for an unmount.
-    """
+    """Remove the graves that nothing can refer to any more; says how many that were."""
     known = set()
     removed = 0
     for taken in graves(home):
         known.add(taken.name)
-        if taken.mounting != mounting or _shows_another(home, taken):
+        if is_made_anew(home, taken.path, taken.before, mounting):
             remove_tree(home.graveyard, taken.name)
             removed += 1
     for name in set(map(os.fsencode, os.listdir(home.graveyard))) - known:  # a crash came before the note
         remove_tree(home.graveyard, name)
     return removed
-
-
-def shown_inode(home: Home, path: bytes) -> int:
-    """The inode that the overlay shows for a directory; 0 where there is none."""
-    return activation.inodes(home.layers, [path]).get(path, 0)
-
-
-def _shows_another(home: Home, taken: Taken) -> bool:
-    if taken.shown == 0 or shown_inode(home, taken.path) in (0, taken.shown):
-        return False
-    return not any(_is_hidden(home.layers, directory) for directory in [*ancestors(taken.path), taken.path])
-
-
-def _is_hidden(layers: Layers, path: bytes) -> bool:
-    """Whether upper has something else at a path than what is merged with lower's directory of that path."""
-    if layers.overlay.upper is None:
-        return False
-    try:
-        with beneath.opened(layers.upper, path) as directory:
-            itself = xattrs.descriptor(directory)
-            return (
-                xattrs.get(itself, xattrs.OPAQUE) == xattrs.OPAQUE_YES
-                or xattrs.get(itself, xattrs.REDIRECT) is not None
-            )
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        if error.errno not in (errno.ENOTDIR, errno.ELOOP):
-            raise
-        return True

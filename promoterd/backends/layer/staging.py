@@ -267,16 +267,22 @@ def _build_other(opened: _Open, name: str, found: Attributes) -> None:
 
 
 def _build_directory_stub(opened: _Open, name: str, found: Attributes) -> None:
-    there = _there(opened.there_rest, name)
+    """In both halves: the overlay would not see what comes into the files half after it has found the other."""
     extra = _extra(opened, name, found)
-    if (
+    redirect = b"/" + join(opened.path, os.fsencode(name))
+    for half, there, lead in ((opened.files, opened.there_files, b""), (opened.rest, opened.there_rest, redirect)):
+        if not _directory_is_current(opened, there, name, found, extra):
+            entries.make_directory(half, name, found, lead, extra)
+
+
+def _directory_is_current(opened: _Open, directory: int, name: str, found: Attributes, extra: entries.Xattrs) -> bool:
+    there = _there(directory, name)
+    return (
         there is not None
         and entries.is_current(there, found)
         and there.st_mtime_ns == found.mtime_ns
-        and (not opened.demands.copy_xattrs or entries.read_xattrs(xattrs.entry(opened.there_rest, name)) == extra)
-    ):
-        return
-    entries.make_directory(opened.rest, name, found, b"/" + join(opened.path, os.fsencode(name)), extra)
+        and (not opened.demands.copy_xattrs or entries.read_xattrs(xattrs.entry(directory, name)) == extra)
+    )
 
 
 def _there(directory: int, name: str) -> os.stat_result | None:
