@@ -10,8 +10,8 @@ from promoterd.errors import Refused
 from promoterd.heat.discovery import Walk
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers, Stamp
-from promoterd.paths import is_below, show
-from promoterd.states import State
+from promoterd.paths import is_below, parent, show
+from promoterd.states import MARKED, State
 
 if TYPE_CHECKING:
     from promoterd.heat.base import HeatSource
@@ -20,6 +20,7 @@ AGAIN_AFTER = 30.0
 """Seconds after which a search that the server cut short is begun anew."""
 ARM_AGAIN_EVERY = 600.0
 """Seconds after which directories that got no watch for want of watches are tried again."""
+_WAITING = (State.COMPLETE, State.PINNED)
 _PAUSE = 0.05
 _BATCH = 256
 
@@ -118,12 +119,20 @@ class Finder:
             promotable = [path for path in batch if policy.may_promote(path)]
             self.always.update(path for path in promotable if self._is_always(path))
             if self.source is not None and self.source.wants_directories:
-                waiting = (State.COMPLETE, State.PINNED)
-                await mount.run(self.source.arm, [path for path in promotable if mount.book.state(path) not in waiting])
+                await self._arm(self.source, promotable)
             self._found()
             await asyncio.sleep(_PAUSE)
         if walk.truncated:
             mount.log.warning("discovery_truncated", path=show(start), reason="heat.max_directories is reached")
+
+    async def _arm(self, source: "HeatSource", paths: Sequence[bytes]) -> None:
+        """Hear directories; those that are made anew meanwhile, or are going to be with the one above, once more."""
+        state = self.mount.book.state
+        settled = {path for path in paths if state(parent(path)) is State.ACTIVE}
+        await self.mount.run(source.arm, [path for path in paths if state(path) not in _WAITING])
+        self.mount.renew(
+            [path for path in paths if path not in settled and state(parent(path)) in (State.SHADOWING, *MARKED)]
+        )
 
     async def _stamps_of(self, path: bytes) -> tuple[Stamp, ...]:
         """What a growing directory looks like now; none where that cannot be told, so that it has changed once it can.

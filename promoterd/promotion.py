@@ -174,8 +174,6 @@ async def _mark(mount: Mounted, plan: Plan, way: Way, now: float) -> Promotion:
     mount.follow(ancestors(path))
     marked: list[bytes] = []
     await mount.quiet(closure)
-    heard = {*mount.heard(), *ancestors(path)}
-    mount.renew([directory for directory in plan.renewed if directory in heard and directory not in closure])
     try:
         async with room_for(mount, plan):
             await shadow(mount, plan, way.progress, by_hand=way.by_hand)
@@ -185,6 +183,9 @@ async def _mark(mount: Mounted, plan: Plan, way: Way, now: float) -> Promotion:
     finally:
         try:
             await mount.run(mount.backend.abandon, plan)
+            # not sooner: an activation meanwhile would have settled it before they came into the layer
+            heard = {*mount.heard(), *mount.renewing, *ancestors(path)}
+            mount.renew([directory for directory in plan.renewed if directory in heard and directory not in closure])
             await _hear_again(mount, [directory for directory in closure if directory not in marked])
         finally:
             if not marked:

@@ -17,6 +17,7 @@ from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers, Stamp
 from promoterd.pool import PoolClosed
 from promoterd.rechecking import Rechecker
+from promoterd.states import State
 from support.mounts import taken
 from support.overlays import MountedOverlay
 from support.soundness import REDIRECT
@@ -167,3 +168,48 @@ def test_the_others_are_rechecked(
         assert [said["path"] for said in logs if said["event"] == "follow_failed"] == ["/m"]
         assert activated
         assert looked == [GOOD, b"m", b"n"]
+
+
+class Hearing:
+    """As much of a heat source as the finder uses."""
+
+    wants_directories = True
+
+    def __init__(self, meanwhile: Callable[[Sequence[bytes]], None]) -> None:
+        self.armed: list[bytes] = []
+        self._meanwhile = meanwhile
+
+    def arm(self, paths: Sequence[bytes]) -> None:
+        self.armed += paths
+        self._meanwhile(paths)
+
+    def refused(self) -> list[bytes]:
+        return []
+
+
+def test_what_is_found_in_a_directory_that_becomes_complete_is_heard_anew(make_overlay: MakeOverlay) -> None:
+    """By then it is another inode, and the watch on the former one stays silent."""
+    mounted = make_overlay({name: {"one": files(1)} for name in "abcz"} | {"z": {"lib": files(1)}})
+    states = {b"a": State.SHADOWING, b"c": State.ACTIVE}
+
+    async def find() -> None:
+        with taken(mounted, [*RULES, {"path": "c/*"}]) as mount:
+            for path, state in states.items():
+                mount.book.move(path, state, now=0, regardless=True)
+
+            def become_active(armed: Sequence[bytes]) -> None:
+                if b"b/one" in armed:
+                    mount.book.move(b"b", State.ACTIVE, now=0, regardless=True)
+
+            looked = asyncio.Event()
+            hearing = Hearing(become_active)
+            finder = Finder(mount, lambda: looked.set() if LIB in hearing.armed else None)
+            finder.source = hearing  # type: ignore[assignment]
+            finding_ = asyncio.create_task(finder.run())
+            await looked.wait()
+            finding_.cancel()
+            await asyncio.wait({finding_})
+            assert {b"a/one", b"b/one", b"c/one"} <= set(hearing.armed)
+            assert mount.renewing == {b"a/one", b"b/one"}, "and not what was made anew long ago"
+
+    asyncio.run(asyncio.wait_for(find(), 10))

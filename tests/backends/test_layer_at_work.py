@@ -11,13 +11,15 @@ from dataclasses import replace
 
 import pytest
 
+from promoterd import promotion
 from promoterd.activating import activate
-from promoterd.backends.base import Busy
+from promoterd.backends.base import Busy, Plan
 from promoterd.backends.layer import LayerBackend
 from promoterd.backends.layer.placing import Placing
 from promoterd.backends.layer.staging import Staging
 from promoterd.errors import TripWire
 from promoterd.inotify import IN_OPEN, Inotify
+from promoterd.marking import complete
 from promoterd.mounted import Mounted
 from promoterd.overlay import activation, beneath, syscalls
 from promoterd.overlay.listing import Layers
@@ -231,6 +233,29 @@ def test_a_watch_of_ours_does_not_keep_what_is_young_from_asking_the_server(moun
         asyncio.run(activate(mount))
         write(mounted.on_server(LIB + b"/soon after"))
         assert os.path.exists(mounted.at(LIB + b"/soon after"))
+
+
+def test_what_comes_into_the_layer_beside_a_promotion_is_heard_anew(
+    mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R11: also where something else was brought into effect between the plan and the marks."""
+    rules: list[dict[str, object]] = [{"path": "app/lib/other", "promote": "never"}, *RULES]
+    heard: list[bytes] = []
+    with taken(mounted, rules, backend="layer") as mount:
+        mount.heard, mount.rearm = (lambda: [LIB, SUB, OTHER]), heard.extend
+
+        async def late(mount: Mounted, plan: Plan) -> list[bytes]:
+            await activate(mount)
+            heard.clear()
+            return await complete(mount, plan)
+
+        monkeypatch.setattr(promotion, "complete", late)
+        asyncio.run(promote(mount, LIB))
+        assert heard == []
+        asyncio.run(activate(mount))
+        assert not mount.book.is_marked(OTHER)
+        assert {LIB, SUB, OTHER} <= set(heard)
+        assert mount.renewing == set()
 
 
 @pytest.mark.parametrize("what", ["inodes", "blocks"])
