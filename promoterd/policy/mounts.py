@@ -27,7 +27,7 @@ class HeatPolicy(Section):
         "the best ones that kernel and mount give.",
     )
     half_life: Duration = Field(default=600.0, gt=0, description="Time in which heat falls to half.")
-    threshold: float = Field(default=20.0, gt=0, description="Heat from which on a directory counts as hot.")
+    threshold: float = Field(default=4.0, gt=0, description="Heat from which on a directory counts as hot.")
     settle: Duration = Field(
         default=10.0,
         description="How long a directory that was listed has to be left in peace, with all around it that was listed "

@@ -178,7 +178,7 @@ def test_defaults_are_the_cautious_ones() -> None:
     assert (rule.writers, rule.unlisted, rule.hardlinks, rule.watched) == ("any", "refuse", "refuse", "refuse")
     assert (policy.backend, policy.activation_interval, policy.quiet_period) == ("auto", 60.0, 30.0)
     assert (policy.scratch, policy.scratch_bytes) == (".promoterd", b".promoterd")
-    assert (policy.heat.source, policy.heat.half_life, policy.heat.threshold) == ("auto", 600.0, 20.0)
+    assert (policy.heat.source, policy.heat.half_life, policy.heat.threshold) == ("auto", 600.0, 4.0)
     assert (policy.heat.max_directories, policy.heat.max_watches) == (100_000, Share(0.5))
     assert (policy.limits.entries_per_second, policy.limits.concurrency) == (5000, 2)
     assert (policy.limits.min_free_space, policy.limits.min_free_inodes) == (Share(0.05), Share(0.05))

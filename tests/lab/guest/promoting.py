@@ -17,6 +17,7 @@ from promoterd.backends.choice import verdicts
 from promoterd.overlay import probe
 from promoterd.overlay.mounts import overlay_at
 from promoterd.paths import show
+from promoterd.policy.mounts import HeatPolicy
 from support.daemons import RunningDaemon, moment, mount_policy, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_marks_are_sound
@@ -85,7 +86,7 @@ class Promoter:
         """
         more = {"copy_data": {"max_size": "64KiB", "budget": self.budget}} if "+data" in self.state else {}
         chosen = rules(self.manifest, always, self.state)
-        heat = {"source": "auto", "threshold": 20, "settle": "0s"}
+        heat = {"source": "auto", "threshold": HeatPolicy().threshold, "settle": "0s"}
         policy = mount_policy(self.overlay, chosen, backend=self.backend, activation_interval="1s", heat=heat, **more)
         self.daemon.policy["mounts"] = [policy]
         cool(self.overlay)

@@ -19,6 +19,7 @@ from lab.guest.stack import Nfs, cool, mounted_nfs, overlay_on, upper_home
 from lab.guest.tracing import Tracing, mount_tracefs
 from lab.manifest import Manifest
 from promoterd.heat.base import Kind
+from promoterd.policy.mounts import HeatPolicy
 from support.daemons import RunningDaemon, mount_policy, wait_for
 from support.overlays import MountedOverlay
 from support.trees import files
@@ -60,8 +61,7 @@ def test_what_is_hot_after_a_launch_covers_what_it_missed(
     total: Counter[bytes] = Counter()
     for (path, _), weight in heat.items():
         total[path] += weight
-    threshold = mount_policy(overlay)["heat"]["threshold"]
-    hot = {path for path, weight in total.items() if weight >= threshold}
+    hot = {path for path, weight in total.items() if weight >= HeatPolicy().threshold}
     missed = sum(weight for (path, kind), weight in heat.items() if kind == Kind.MISS)
     in_hot = sum(weight for (path, kind), weight in heat.items() if kind == Kind.MISS and path in hot)
     stats = heard.source.stats()
