@@ -130,9 +130,10 @@ class Finder:
         state = self.mount.book.state
         settled = {path for path in paths if state(parent(path)) is State.ACTIVE}
         await self.mount.run(source.arm, [path for path in paths if state(path) not in _WAITING])
-        self.mount.renew(
-            [path for path in paths if path not in settled and state(parent(path)) in (State.SHADOWING, *MARKED)]
-        )
+        if self.mount.backend.effect_shows_in_inode:
+            self.mount.renew(
+                [path for path in paths if path not in settled and state(parent(path)) in (State.SHADOWING, *MARKED)]
+            )
 
     async def _stamps_of(self, path: bytes) -> tuple[Stamp, ...]:
         """What a growing directory looks like now; none where that cannot be told, so that it has changed once it can.

@@ -13,6 +13,7 @@ from promoterd.holding import take_room
 from promoterd.localdata import room_for
 from promoterd.marking import complete
 from promoterd.mounted import Mounted
+from promoterd.overlay import beneath
 from promoterd.overlay.listing import Layers
 from promoterd.paths import ancestors, is_below, show
 from promoterd.pool import PoolClosed
@@ -30,6 +31,7 @@ RETRY_POSTPONED = 900.0
 RETRY_REFUSED = 3600.0
 """Seconds until a refused directory is looked at again, since its obstacle may be gone; or one that was observed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 
 
 class Outcome(StrEnum):
@@ -42,6 +44,7 @@ class Outcome(StrEnum):
     REFUSED = "refused"
     BUSY = "busy"
     FAILED = "failed"
+    GONE = "gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ async def promote(
     except (MountGone, PoolClosed):
         raise
     except OSError as error:
-        done = _failed(mount, path, error)
+        done = await _gone(mount, path, error) or _failed(mount, path, error)
     except Exception as error:
         if not (isinstance(error, LedgerError) and mount.book.is_marked(path)):  # else it is done, but not written down
             _failed(mount, path, error)
@@ -304,6 +307,25 @@ def _settle(mount: Mounted, path: bytes, state: State, error: PromoterdError, re
 def _backoff(mount: Mounted, path: bytes) -> float:
     record = mount.book.get(path)
     return float(min(RETRY_MOST, RETRY_FIRST * 2 ** (record.attempts if record is not None else 0)))
+
+
+async def _gone(mount: Mounted, path: bytes, error: OSError) -> Promotion | None:
+    """What came of a directory that was deleted before it could be promoted; None where it is there, or nobody knows.
+
+    Raises MountGone.
+    """
+    record = mount.book.get(path)
+    if error.errno not in _ABSENT or (record is not None and record.state in MARKED):
+        return None
+    try:
+        if await mount.with_layers(lambda layers: beneath.exists_beneath(layers.root, path)):
+            return None
+    except OSError:
+        return None
+    reason = "it is gone"
+    mount.book.forget([path], reason=reason)
+    mount.upper_ledger.finish(path)
+    return Promotion(path, Outcome.GONE, reason=reason)
 
 
 def _failed(mount: Mounted, path: bytes, error: Exception) -> Promotion:

@@ -51,6 +51,7 @@ _OF_OUTCOME = {
     Outcome.REFUSED: Warmth.REFUSED,
     Outcome.BUSY: Warmth.FAILED,
     Outcome.FAILED: Warmth.FAILED,
+    Outcome.GONE: Warmth.GONE,
 }
 
 

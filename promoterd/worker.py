@@ -20,7 +20,7 @@ from promoterd.paths import show
 from promoterd.payback import Payback, waiting_saved
 from promoterd.pool import PoolClosed
 from promoterd.priming import let_go
-from promoterd.promotion import promote
+from promoterd.promotion import Outcome, promote
 from promoterd.queueing import choose
 from promoterd.ranking import Ranking
 from promoterd.rechecking import Rechecker
@@ -258,6 +258,10 @@ class Worker:
             self.wanted.discard(path)
             if mount.backend.marks:
                 self._activation.set()
+        if done.outcome is Outcome.GONE:
+            self.wanted.discard(path)
+            self._finder.always.discard(path)
+            self.vanished(path)
         record = mount.book.get(path)
         if record is not None and record.state is State.PRIMED and record.retry_at is not None:
             asyncio.get_running_loop().call_later(max(0.0, record.retry_at - mount.clock()), self.look)

@@ -219,7 +219,8 @@ def test_what_is_not_there(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay({"app": {"lib": files(2)}})
     with taken(mounted) as mount:
         done = asyncio.run(promote(mount, b"app/none"))
-        assert done.outcome in (Outcome.FAILED, Outcome.REFUSED)
+        assert done.outcome is Outcome.GONE
+        assert mount.book.get(b"app/none") is None, "it is not tried again"
         assert mount.upper_ledger.unfinished() == []
         assert mount.paused is None
 

@@ -104,6 +104,29 @@ def test_what_vanishes_is_forgotten(make_overlay: MakeOverlay) -> None:
         run(worker, source, vanish)
 
 
+def test_what_is_wanted_and_gone_is_tried_once(make_overlay: MakeOverlay) -> None:
+    mounted = make_overlay({"app": {"lib": files(2)}})
+    with working(mounted) as (worker, source, metrics):
+        name = os.fsdecode(mounted.mountpoint)
+
+        def gone() -> float:
+            labels = {"mount": name, "outcome": "gone"}
+            return metrics.registry.get_sample_value("promoterd_promotions_total", labels) or 0.0
+
+        async def want() -> None:
+            await until(lambda: source.stats().armed == 2)
+            worker.wanted.add(b"app/other")
+            worker.look()
+            await until(lambda: gone() == 1)
+            await until(lambda: not worker.wanted)
+            worker.look()
+            await asyncio.sleep(0.3)
+            assert gone() == 1
+            assert worker.mount.book.get(b"app/other") is None
+
+        run(worker, source, want)
+
+
 def test_what_is_worked_on_is_not_heated(make_overlay: MakeOverlay) -> None:
     mounted = make_overlay({"app": {"lib": files(2)}})
     with working(mounted) as (worker, _, _metrics):

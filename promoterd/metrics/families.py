@@ -14,7 +14,7 @@ from promoterd import __version__
 # the time of each counter's birth as a series beside it, which Prometheus does not read
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-OUTCOMES = ("marked", "observed", "primed", "postponed", "refused", "busy", "failed")
+OUTCOMES = ("marked", "observed", "primed", "postponed", "refused", "busy", "failed", "gone")
 """How a promotion can end."""
 REOPENS = ("live", "deferred", "offline")
 EFFECTS = ("active", "pinned")
