@@ -2,6 +2,8 @@
 
 import os
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 EXPORT: Final = b"/srv"
@@ -13,6 +15,25 @@ _THREADS: Final = 8
 _EXPORTS: Final = """\
 /srv 127.0.0.0/8(rw,no_root_squash,no_subtree_check,insecure,async,fsid=0)
 /srv/squashed 127.0.0.0/8(rw,root_squash,no_subtree_check,insecure,async,fsid=2)
+"""
+
+_SECOND: Final = "second"
+_SERVE: Final = f"""\
+ip link set lo up
+mount -t tmpfs tmpfs /run
+mkdir /run/rpcbind
+mount -t nfsd nfsd {_NFSD}
+rpcbind -f -w &
+rpcbind=$!
+trap 'kill $rpcbind $mountd; rpc.nfsd 0' EXIT
+until [ -S /run/rpcbind.sock ]; do sleep 0.1; done
+exportfs -a
+echo 10 >{_NFSD}/nfsv4gracetime
+rpc.nfsd {_THREADS}
+rpc.mountd -F &
+mountd=$!
+echo serves
+read _
 """
 
 
@@ -51,6 +72,25 @@ def resume() -> None:
     _run("rpc.nfsd", str(_THREADS))
     with open(f"{_NFSD}/v4_end_grace", "w", encoding="ascii") as file:
         file.write("Y")
+
+
+@contextmanager
+def second() -> Iterator[tuple[str, ...]]:
+    """Another server with the same exports, in a network of its own: its files have the same inode numbers.
+
+    Yields what a command begins with to be in that network, where this server is 127.0.0.1. Nobody can open a file for
+    the first ten seconds, which are the grace period of NFS 4.
+    """
+    _run("ip", "netns", "add", _SECOND)
+    try:
+        serve = ["ip", "netns", "exec", _SECOND, "sh", "-euc", _SERVE]
+        with subprocess.Popen(serve, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:  # ends with its input
+            assert process.stdout is not None
+            if process.stdout.readline() != b"serves\n":
+                raise RuntimeError(f"no second NFS server: exit code {process.wait()}")
+            yield ("busybox", "nsenter", f"--net=/run/netns/{_SECOND}")
+    finally:
+        _run("ip", "netns", "del", _SECOND)
 
 
 def calls() -> int:

@@ -27,6 +27,8 @@ class Nfs:
     options: str = ""
     address: str = "127.0.0.1"
     """Of the server; the client has connections of their own for another one, with NFS 3 at least."""
+    inside: tuple[str, ...] = ()
+    """What the mount command begins with, to be in another network; see :func:`lab.guest.server.second`."""
 
     def source(self, directory: bytes) -> str:
         """What a client calls a directory of the server: v4 begins at the export with fsid=0."""
@@ -51,7 +53,7 @@ def _unmount(at: bytes) -> None:
 def mounted_nfs(nfs: Nfs, directory: bytes = server.EXPORT + b"/share", at: bytes = NFS) -> Iterator[bytes]:
     """A directory of the server, mounted; yields where."""
     os.makedirs(at, exist_ok=True)
-    command = ["mount", "-t", "nfs", "-o", nfs.mount_options, nfs.source(directory), os.fsdecode(at)]
+    command = [*nfs.inside, "mount", "-t", "nfs", "-o", nfs.mount_options, nfs.source(directory), os.fsdecode(at)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()}")

@@ -7,13 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from lab.guest import server
 from lab.guest.elsewhere import Elsewhere, elsewhere
-from lab.guest.stack import Nfs, cool, overlay_on, upper_home
+from lab.guest.stack import Nfs, cool, mounted_nfs, overlay_on, upper_home
 from lab.guest.tracing import INSTANCES, Tracing, mount_tracefs
 from promoterd import threads
 from promoterd.errors import NoHeatSource
@@ -25,7 +27,7 @@ from promoterd.overlay.fitness_of_hosts import NEEDED_CAPABILITIES
 from support.daemons import RunningDaemon, mount_policy, wait_for
 from support.hearing import Sink, found_below, view_of
 from support.overlays import MountedOverlay, unmount
-from support.trees import Tree, files
+from support.trees import Tree, build, files
 
 MakeOverlay = Callable[..., MountedOverlay]
 MakeDaemon = Callable[..., RunningDaemon]
@@ -156,6 +158,49 @@ def test_several_mounts_at_once(make_overlay: MakeOverlay, trace: Callable[..., 
         assert heat[b"app/bin", Kind.MISS] == 10 + at
         assert {path for path, _ in heat} <= {b"", b"app", b"app/lib", b"app/bin"}
         assert one.source.stats().unattributed == 0
+
+
+@BOTH
+def test_several_servers(trace: Callable[..., Tracing], user: Elsewhere, nfs: Nfs) -> None:
+    """Both export the same, so that a directory has one inode number; the third overlay has a layer from each."""
+    place, at = server.EXPORT + b"/servers", b"/mnt/servers"
+    build(place, {"one": TREE, "two": TREE})
+    with ExitStack() as stack:
+
+        def overlay(name: bytes, *layers: bytes) -> MountedOverlay:
+            home = stack.enter_context(upper_home("tmpfs", at + name + b"/local"))
+            return stack.enter_context(overlay_on(layers, home, on_server=[place] * len(layers), at=at + name))
+
+        far_away = replace(nfs, inside=stack.enter_context(server.second()))
+        near = stack.enter_context(mounted_nfs(nfs, place, at + b"/near"))
+        far = stack.enter_context(mounted_nfs(far_away, place, at + b"/far"))
+        ours, theirs = os.stat(near + b"/one"), os.stat(far + b"/one")
+        assert (ours.st_ino == theirs.st_ino, ours.st_dev == theirs.st_dev) == (True, False)
+        overlays = [
+            overlay(b"/a", near + b"/one"),
+            overlay(b"/b", far + b"/one"),
+            overlay(b"/c", near + b"/two", far + b"/two"),
+        ]
+        heard = [trace(one) for one in overlays]
+        cool(*overlays)
+        first, second, both = overlays
+        user.look_up([*names(first, "app/lib", 3), *names(second, "app/lib", 5, 2), *names(both, "app/lib", 7, 2)])
+        user.look_up([*names(first, "doc", 11), *names(second, "app/bin", 13)])
+        root, app, lib = b"", b"app", b"app/lib"
+        assert [one.drained() for one in heard] == [
+            {(root, Kind.FOUND): 2, (app, Kind.FOUND): 1, (lib, Kind.MISS): 3, (b"doc", Kind.MISS): 11},
+            {
+                (root, Kind.FOUND): 1,
+                (app, Kind.FOUND): 2,
+                (lib, Kind.MISS): 5,
+                (lib, Kind.FOUND): 2,
+                (b"app/bin", Kind.MISS): 13,
+            },
+            {(root, Kind.FOUND): 2, (app, Kind.FOUND): 2, (lib, Kind.MISS): 14, (lib, Kind.FOUND): 2},
+        ]
+        assert [one.source.stats().unattributed for one in heard] == [0, 0, 0]
+        for one in heard:
+            one.source.close()
 
 
 def test_what_two_overlays_show_belongs_to_neither(
