@@ -310,7 +310,12 @@ time.sleep(60)
         assert all(uses.misses > 5 for uses in recording.uses.values())
 
     def test_one_to_its_end(self, recording: Recording) -> None:
-        code = "import os, time\nprint(flush=True)\nfor _ in range(40): os.access('none', 0); time.sleep(0.05)"
+        code = """
+import os, time
+print(flush=True)
+while "TracerPid:\\t0\\n" in open("/proc/self/status").read(): time.sleep(0.05)
+for _ in range(20): os.access("none", 0); time.sleep(0.05)
+"""
         with sleeping_process("-I", "-S", "-c", code, cwd=recording.site.mounted.at("app/lib")) as process:
             ran = promoterd(
                 "record", "--pid", str(process.pid), "-o", str(recording.file), "--json", "-c", recording.site.config

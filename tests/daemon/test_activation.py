@@ -53,12 +53,18 @@ def test_what_a_process_holds_is_pinned_until_it_lets_go(make_overlay: MakeOverl
         troubled = {one["path"]: one for one in daemon.status()["troubled"]}
         assert troubled["/cwd"]["reason"] == "a process holds it, or something in it"
         assert_same_view(view, view_of(mounted))
-        daemon.wait_for(lambda: len(daemon.find("activation", active=0, pinned=3)) >= 3)
-        rounds = [moment(event) for event in daemon.find("activation", active=0, pinned=3)]
+        (freed,) = (moment(event) for event in daemon.find("activation", active=1))
+        daemon.wait_for(lambda: len(_rounds(daemon, freed)) >= 4)
+        rounds = _rounds(daemon, freed)[:4]
         pauses = [later - earlier for earlier, later in pairwise(rounds)]
-        assert all(later > 1.5 * earlier for earlier, later in pairwise(pauses)), "it backs off"
+        assert all(pause >= 0.38 * 2**number for number, pause in enumerate(pauses)), f"it backs off: {pauses}"
     daemon.wait_state("active", *paths)
     assert_same_view(view, view_of(mounted))
+
+
+def _rounds(daemon: RunningDaemon, since: float) -> list[float]:
+    """When it was activated in vain, after that."""
+    return [at for event in daemon.find("activation", active=0, pinned=3) if (at := moment(event)) > since]
 
 
 def test_from_the_mark_on_anybody_may_activate_it(make_overlay: MakeOverlay, make_daemon: MakeDaemon) -> None:

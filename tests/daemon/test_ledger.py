@@ -32,7 +32,7 @@ def promoted(mounted: MountedOverlay, make_daemon: MakeDaemon) -> RunningDaemon:
 
 def assert_known_and_untouched(daemon: RunningDaemon, before: float) -> None:
     """They are active, and nothing was promoted, activated or copied for that."""
-    assert daemon.status()["states"] | {"active": 2} == daemon.status()["states"]
+    daemon.wait_for(lambda: daemon.status()["states"]["active"] == len(MARKED))
     assert not daemon.find("promoted")
     assert daemon.metric("promoterd_entries_copied_total") == 0
     assert before == _newest_change(daemon)
