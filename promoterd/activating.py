@@ -32,15 +32,10 @@ class Activated:
 
 
 async def activate(mount: Mounted) -> Activated:
-    """Reconfigure once, and see which of the marked directories have taken effect.
+    """Reconfigure once, and see which of the marked directories have taken effect; the caller holds ``changing``.
 
     A directory that reads back wrongly trips the wire (R15). Raises MountGone, OSError.
     """
-    async with mount.changing:
-        return await _activate(mount)
-
-
-async def _activate(mount: Mounted) -> Activated:
     waiting = [record.path for record in mount.book.in_states({State.COMPLETE, State.PINNED})]
     started = mount.clock()
     active: list[bytes] = []

@@ -54,7 +54,8 @@ class Rechecker:
         if due:
             for path in await recheck(mount, due, self._to_verify(due, now)):
                 self.finder.look_below(path)
-        if mount.book.in_states({State.COMPLETE}) or mount.unsettled:
+        # while something changes, it may be an activation, and what waits a part of it
+        if (mount.book.in_states({State.COMPLETE}) or mount.unsettled) and not mount.changing.locked():
             mount.unsettled = False
             self._activate()
         await self._complete_chains(now)

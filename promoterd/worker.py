@@ -273,7 +273,6 @@ class Worker:
         backoff, again = interval, None
         while True:
             await self._activation.wait()
-            self._activation.clear()
             if again is not None:
                 again.cancel()
             active, waits = await self._activate_once()
@@ -285,7 +284,9 @@ class Worker:
     async def _activate_once(self) -> tuple[bool, bool]:
         """Whether a directory became active, and whether any still waits."""
         try:
-            done = await activate(self.mount)
+            async with self.mount.changing:
+                self._activation.clear()  # not sooner: what became complete until now is part of this one
+                done = await activate(self.mount)
         except OSError as error:
             self.mount.log.warning("activation_failed", reason=str(error))
             return False, True

@@ -73,7 +73,9 @@ async def activate_marked(mount: Mounted, marked: list[bytes]) -> dict[str, Any]
         if attempt:
             await asyncio.sleep(pause)
             pause *= 2
-        pinned = [directory for directory in (await activate(mount)).pinned if directory in marked]
+        async with mount.changing:
+            done = await activate(mount)
+        pinned = [directory for directory in done.pinned if directory in marked]
         if not pinned or mount.stopping:
             break
     return await _effect(mount, marked, pinned)

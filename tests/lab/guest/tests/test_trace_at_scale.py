@@ -10,7 +10,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from lab.guest import rpcs
+from lab.guest import rpcs, server
 from lab.guest.elsewhere import Elsewhere, elsewhere
 from lab.guest.launch import launch
 from lab.guest.measure import MANIFEST, say
@@ -124,12 +124,29 @@ def test_no_lookup_of_very_many_is_attributed_to_another_directory(make_overlay:
 
 @pytest.mark.thorough
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("round_trip_ms", [0, 1])
 @pytest.mark.parametrize("version", ["4.2", "3"])
 def test_what_counting_costs(
-    make_overlay: MakeOverlay, user: Elsewhere, version: str, capfd: pytest.CaptureFixture[str]
+    make_overlay: MakeOverlay, user: Elsewhere, version: str, round_trip_ms: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Rounds with and without take turns, and are told as ratios: an emulated machine is noisy."""
-    overlay = make_overlay({"lib": files(3)}, Nfs(version, "actimeo=600"))
+    with ExitStack() as stack:
+        stack.callback(server.delay, 0)
+        server.delay(round_trip_ms)
+        heard, seconds = _counted_in_turn(make_overlay({"lib": files(3)}, Nfs(version, "actimeo=600")), user)
+    assert heard == COLD + UNTIMED * ROUNDS
+    pairs = [on / off for on, off in zip(seconds[True], seconds[False], strict=True)]
+    total, best = (how(seconds[True]) / how(seconds[False]) for how in (sum, min))
+    with capfd.disabled():
+        say(
+            f"trace {version}, server {round_trip_ms} ms away: {COLD} cold lookups take {total:.3f} times as long when "
+            f"they are counted, the median pair of rounds {statistics.median(pairs):.3f}, the best rounds {best:.3f}; "
+            f"{seconds}"
+        )
+
+
+def _counted_in_turn(overlay: MountedOverlay, user: Elsewhere) -> tuple[int, dict[bool, list[float]]]:
+    """Misses that were heard, and the seconds of rounds in which they were counted and were not."""
     seconds: dict[bool, list[float]] = {True: [], False: []}
     each = COLD // ROUNDS
     heard = 0
@@ -146,11 +163,4 @@ def test_what_counting_costs(
         if tracing is not None:
             heard += tracing.drained()[b"lib", Kind.MISS]
             tracing.source.close()
-    assert heard == COLD + UNTIMED * ROUNDS
-    pairs = [on / off for on, off in zip(seconds[True], seconds[False], strict=True)]
-    total, best = (how(seconds[True]) / how(seconds[False]) for how in (sum, min))
-    with capfd.disabled():
-        say(
-            f"trace {version}: {COLD} cold lookups take {total:.3f} times as long when they are counted, the median "
-            f"pair of rounds {statistics.median(pairs):.3f}, the best rounds {best:.3f}; {seconds}"
-        )
+    return heard, seconds
