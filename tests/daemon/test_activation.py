@@ -106,7 +106,7 @@ def test_one_reconfigure_for_all_that_wait(make_overlay: MakeOverlay, make_daemo
     daemon = make_daemon(mount_policy(mounted, [{"path": "*", "promote": "always"}], activation_interval="1s")).start()
     daemon.wait_state("active", *(name.encode() for name in names))
     begun = moment(daemon.wait_phase("working"))
-    activations = [moment(event) for event in daemon.find("activation")]
+    activations = [moment(event) for event in daemon.wait_activated(len(names))]
     assert len(activations) <= 1 + (activations[-1] - begun) / 1.0
     assert all(later - earlier >= 0.99 for earlier, later in pairwise(activations))
     assert daemon.metric("promoterd_activations_total") == len(activations)

@@ -128,8 +128,9 @@ def test_one_activation_for_all_that_wait(make_overlay: MakeOverlay, make_daemon
     for library in LIBRARIES[1:]:
         daemon.ask("promote", mounted.at(library))
     daemon.wait_state("active", *LIBRARIES)
-    assert len(daemon.find("activation")) <= 3
-    assert max(event["active"] for event in daemon.find("activation")) >= 3
+    activations = daemon.wait_activated(len(LIBRARIES))
+    assert len(activations) <= 3
+    assert max(event["active"] for event in activations) >= 3
 
 
 def test_what_was_held_while_it_was_reopened_is_buried_at_last(

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -175,6 +176,8 @@ def test_files_are_copied_once_they_are_old_enough(
     assert copies(mounted, lib) == 5
     with open(mounted.on_server(lib) + b"/new.py", "wb") as file:
         file.write(b"new")
+    young_until = time.time() + 4
+    os.utime(mounted.on_server(lib) + b"/new.py", (young_until, young_until))
     wait_for(lambda: os.path.exists(mounted.in_files(lib) + b"/new.py"))
     assert copies(mounted, lib) == 5, "it is young"
     wait_for(lambda: copies(mounted, lib) == 6)

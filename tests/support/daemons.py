@@ -270,6 +270,11 @@ class RunningDaemon:
     def wait_state(self, state: str, *paths: bytes, patience: float = PATIENCE) -> None:
         self.wait_for(lambda: all(self.states().get(show(path)) == state for path in paths), patience)
 
+    def wait_activated(self, directories: int) -> list[Event]:
+        """The activations, once so many directories became active: each is told of after its directories."""
+        self.wait_for(lambda: sum(found["active"] for found in self.find("activation")) >= directories)
+        return self.find("activation")
+
     # What it answers
 
     def ask(self, command: str, path: bytes | None = None, **options: Any) -> Event:
