@@ -160,7 +160,7 @@ def test_several_mounts_at_once(make_overlay: MakeOverlay, trace: Callable[..., 
         assert one.source.stats().unattributed == 0
 
 
-@BOTH
+@BOTH_IF_THOROUGH
 def test_several_servers(trace: Callable[..., Tracing], user: Elsewhere, nfs: Nfs) -> None:
     """Both export the same, so that a directory has one inode number; the third overlay has a layer from each."""
     place, at = server.EXPORT + b"/servers", b"/mnt/servers"
