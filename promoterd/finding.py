@@ -110,20 +110,30 @@ class Finder:
             max_directories=policy.heat.max_directories,
         )
         batches = walk.batches(start)
-        while (batch := await mount.run(next, batches, None)) is not None:
-            await mount.pace.settle()
-            walk.batch = min(_BATCH, mount.backend.batch)
-            for path in batch:
-                if policy.is_growing(path) and path not in self.growing:
-                    self.growing[path] = await self._stamps_of(path)
-            promotable = [path for path in batch if policy.may_promote(path)]
-            self.always.update(path for path in promotable if self._is_always(path))
-            if self.source is not None and self.source.wants_directories:
-                await self._arm(self.source, promotable)
-            self._found()
-            await asyncio.sleep(_PAUSE)
+        always: list[bytes] = []
+        try:
+            while (batch := await mount.run(next, batches, None)) is not None:
+                # not sooner: two that list a directory at once spoil it for one another, as the walk asks for names
+                # alone, and who looks at entries has to ask for each that is on the walk's pages (fs/nfs/dir.c)
+                self._promote_always(always)
+                await mount.pace.settle()
+                walk.batch = min(_BATCH, mount.backend.batch)
+                for path in batch:
+                    if policy.is_growing(path) and path not in self.growing:
+                        self.growing[path] = await self._stamps_of(path)
+                promotable = [path for path in batch if policy.may_promote(path)]
+                always = [path for path in promotable if self._is_always(path)]
+                if self.source is not None and self.source.wants_directories:
+                    await self._arm(self.source, promotable)
+                await asyncio.sleep(_PAUSE)
+        finally:
+            self._promote_always(always)
         if walk.truncated:
             mount.log.warning("discovery_truncated", path=show(start), reason="heat.max_directories is reached")
+
+    def _promote_always(self, paths: Sequence[bytes]) -> None:
+        self.always.update(paths)
+        self._found()
 
     async def _arm(self, source: "HeatSource", paths: Sequence[bytes]) -> None:
         """Hear directories; those that are made anew meanwhile, or are going to be with the one above, once more."""

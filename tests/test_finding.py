@@ -13,8 +13,10 @@ from structlog.testing import capture_logs
 from promoterd import finding
 from promoterd.errors import MountGone, PromoterdError, Refused
 from promoterd.finding import Finder
+from promoterd.heat import discovery
 from promoterd.mounted import Mounted
 from promoterd.overlay.listing import Layers, Stamp
+from promoterd.overlay.parts import Places
 from promoterd.pool import PoolClosed
 from promoterd.rechecking import Rechecker
 from promoterd.states import State
@@ -185,6 +187,42 @@ class Hearing:
 
     def refused(self) -> list[bytes]:
         return []
+
+
+def test_what_is_promoted_in_any_case_is_so_when_the_walk_has_read_it(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = make_overlay({"z": {"lib": {"sub": files(1)}, "bin": files(1)}})
+    read: set[bytes] = set()
+    children = discovery._children
+
+    def reading(roots: Sequence[int], path: bytes, above: Places | None) -> tuple[list[str], Places]:
+        found = children(roots, path, above)
+        read.add(path)
+        return found
+
+    monkeypatch.setattr(discovery, "_children", reading)
+    expected = {b"z/lib", b"z/bin", b"z/lib/sub"}
+
+    async def find() -> None:
+        with taken(mounted, [{"path": "z/**", "promote": "always"}]) as mount:
+            seen: list[tuple[set[bytes], set[bytes]]] = []
+            all_ = asyncio.Event()
+
+            def look() -> None:
+                seen.append((set(finder.always), set(read)))
+                if finder.always == expected:
+                    all_.set()
+
+            finder = Finder(mount, look)
+            finding_ = asyncio.create_task(finder.run())
+            await all_.wait()
+            finding_.cancel()
+            await asyncio.wait({finding_})
+            assert all(always <= done for always, done in seen)
+            assert len({len(always) for always, _ in seen}) > 2, "level by level"
+
+    asyncio.run(asyncio.wait_for(find(), 10))
 
 
 @pytest.mark.parametrize("by_inode", [True, False])
