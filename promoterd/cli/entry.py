@@ -102,7 +102,7 @@ def explain(error: BaseException) -> PromoterdError:
         error = error.exceptions[0]
     if isinstance(error, PromoterdError):
         return error
-    if isinstance(error, KeyboardInterrupt):
+    if _is_interrupt(error):
         return Interrupted(what="stopped by the user")
     if isinstance(error, _TyperUsageError):
         return _usage(error)
@@ -111,6 +111,17 @@ def explain(error: BaseException) -> PromoterdError:
     if isinstance(error, OSError) and error.errno is not None:
         return _system(error)
     return InternalError(what=" ".join(f"{type(error).__name__}: {error}".split()))
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Whether a Ctrl-C is behind it: of one that fell into the building of a model, pydantic keeps the name alone."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if type(error).__name__ == "SchemaError" and KeyboardInterrupt.__name__ in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _usage(error: BaseException) -> UsageError:

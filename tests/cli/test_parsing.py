@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from pydantic_core import SchemaError, SchemaValidator, core_schema
 from typer.testing import CliRunner
 
 from promoterd import __version__
 from promoterd.cli.app import app
-from promoterd.cli.entry import execute
+from promoterd.cli.entry import execute, explain
+from promoterd.errors import InternalError, Interrupted, PromoterdError
 
 COMMANDS = (
     "run", "check", "doctor", "layout", "status", "top", "promote", "reopen", "explain", "pause", "resume", "retire",
@@ -107,3 +109,20 @@ def test_no_command_at_all_shows_the_help(capsys: pytest.CaptureFixture[str]) ->
     out, err = capsys.readouterr()
     assert code == 2
     assert "Commands:" in out + err
+
+
+class _Interrupting:
+    def __repr__(self) -> str:
+        raise KeyboardInterrupt
+
+
+class _Broken:
+    def __repr__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(("value", "kind"), [(_Interrupting, Interrupted), (_Broken, InternalError)])
+def test_a_ctrl_c_that_fell_into_the_building_of_a_model(value: type, kind: type[PromoterdError]) -> None:
+    with pytest.raises(SchemaError) as caught:
+        SchemaValidator(core_schema.literal_schema([value()]))
+    assert type(explain(caught.value)) is kind
