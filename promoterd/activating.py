@@ -44,20 +44,23 @@ async def activate(mount: Mounted) -> Activated:
     # a watch keeps an overlay inode with the layers that it was made of, so that one of ours would also keep what was
     # opened from asking lower (ovl_get_inode, fs/overlayfs/inode.c)
     opened = [record.path for record in mount.book.in_states({State.STALE})] if mount.backend.resyncs else []
-    await mount.quiet([*waiting, *opened, *renewing])
+    mount.rehearing = frozenset([*waiting, *opened, *renewing])
+    mount.renewing.clear()  # who wants one renewed from here on means the next time
+    left = set(renewing)
     try:
+        await mount.quiet([*mount.rehearing])
         before = await _inodes(mount, [*waiting, *renewing])
         await mount.run(activation.reconfigure, mount.overlay)
         after = await _inodes(mount, [*waiting, *renewing])
-        mount.renewing.difference_update(
-            path for path in renewing if before.get(path) is None or before[path] != after.get(path)
-        )
+        left = {path for path in renewing if path in before and before[path] == after.get(path)}
         for path in waiting:
             seen = (before.get(path), after.get(path))
             await _judge(mount, path, active, pinned, is_new=None not in seen and seen[0] != seen[1])
         kept = await mount.with_layers(mount.backend.sweep)
     finally:
-        await mount.hear([path for path in [*waiting, *opened, *renewing] if path not in pinned])
+        mount.renewing |= left
+        await mount.hear([path for path in mount.rehearing if path not in pinned])
+        mount.rehearing = frozenset()
     mount.metrics.activated(len(active), len(pinned), mount.clock() - started)
     if waiting:
         mount.log.info("activation", active=len(active), pinned=len(pinned))

@@ -94,6 +94,8 @@ class Mounted:
     """The directories that are heard now."""
     renewing: set[bytes] = field(default_factory=set)
     """Directories that the overlay will know by other inodes, so that they have to be heard anew when it does."""
+    rehearing: frozenset[bytes] = frozenset()
+    """Directories that are not heard for the time of an activation."""
     heat_of: Callable[[bytes], float] = _cold
     round_trip: float | None = None
     """Seconds that a request to the server takes; None where that is not known."""
@@ -172,6 +174,10 @@ class Mounted:
         if paths:
             self.renewing.update(paths)
             self.unsettled = True
+
+    def to_be_heard(self) -> set[bytes]:
+        """The directories that are heard, or will be again when an activation has ended."""
+        return {*self.heard(), *self.renewing, *self.rehearing}
 
     async def hear(self, paths: Sequence[bytes]) -> None:
         """Hear these directories anew; a watch on one that became active had gone dead."""

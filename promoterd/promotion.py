@@ -187,7 +187,7 @@ async def _mark(mount: Mounted, plan: Plan, way: Way, now: float) -> Promotion:
         try:
             await mount.run(mount.backend.abandon, plan)
             # not sooner: an activation meanwhile would have settled it before they came into the layer
-            heard = {*mount.heard(), *mount.renewing, *ancestors(path)}
+            heard = {*mount.to_be_heard(), *ancestors(path)}
             mount.renew([directory for directory in plan.renewed if directory in heard and directory not in closure])
             await _hear_again(mount, [directory for directory in closure if directory not in marked])
         finally:

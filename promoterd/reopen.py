@@ -215,7 +215,7 @@ def _with_renewed(mount: Mounted, directories: Sequence[bytes]) -> list[bytes]:
     if not mount.backend.reopens_live:
         return list(directories)
     above = {ancestor for directory in directories for ancestor in ancestors(directory)}
-    below = {heard for heard in mount.heard() if any(is_below(heard, directory) for directory in directories)}
+    below = {heard for heard in mount.to_be_heard() if any(is_below(heard, directory) for directory in directories)}
     renewed = sorted({*directories, *above, *below})
     mount.renew(renewed)
     return renewed

@@ -258,6 +258,29 @@ def test_what_comes_into_the_layer_beside_a_promotion_is_heard_anew(
         assert mount.renewing == set()
 
 
+def test_what_an_activation_keeps_unheard_is_to_be_heard_all_the_same(
+    mounted: MountedOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who promotes something beside it meanwhile would leave it out else, and its watch would go dead the next time."""
+    heard, seen = {OTHER, SUB}, set[bytes]()
+    with taken(mounted, RULES, backend="layer") as mount:
+        mount.heard, mount.disarm, mount.rearm = (lambda: [*heard]), heard.difference_update, heard.update
+
+        def sweep(_: Layers) -> int:
+            seen.update(mount.to_be_heard())
+            assert OTHER not in heard
+            mount.renew([OTHER])
+            return 0
+
+        monkeypatch.setattr(mount.backend, "sweep", sweep)
+        mount.renew([OTHER])
+        asyncio.run(activate(mount))
+        assert seen == {OTHER, SUB}
+        assert mount.renewing == {OTHER}, "for the next time"
+        assert mount.rehearing == frozenset()
+        assert heard == {OTHER, SUB}
+
+
 @pytest.mark.parametrize("what", ["inodes", "blocks"])
 def test_a_full_disk(make_overlay: MakeOverlay, what: str) -> None:
     """I5, ENOSPC on the layer's file system: a little more room each time, so that it is another step that fails."""
