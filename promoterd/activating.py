@@ -9,7 +9,7 @@ from promoterd.backends.base import MarkState
 from promoterd.errors import Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import activation
-from promoterd.paths import show
+from promoterd.paths import parent, show
 from promoterd.staleness import Verdict, examine
 from promoterd.states import State
 
@@ -52,7 +52,10 @@ async def activate(mount: Mounted) -> Activated:
         before = await _inodes(mount, [*waiting, *renewing])
         await mount.run(activation.reconfigure, mount.overlay)
         after = await _inodes(mount, [*waiting, *renewing])
-        left = {path for path in renewing if path in before and before[path] == after.get(path)}
+        # one whose parent is just being made anew may have been so too soon, below the parent as it was
+        left = {
+            path for path in renewing if parent(path) in waiting or (path in before and before[path] == after.get(path))
+        }
         for path in waiting:
             seen = (before.get(path), after.get(path))
             await _judge(mount, path, active, pinned, is_new=None not in seen and seen[0] != seen[1])

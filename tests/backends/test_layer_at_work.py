@@ -255,6 +255,10 @@ def test_what_comes_into_the_layer_beside_a_promotion_is_heard_anew(
         asyncio.run(activate(mount))
         assert not mount.book.is_marked(OTHER)
         assert {LIB, SUB, OTHER} <= set(heard)
+        assert mount.renewing == {OTHER}, "it may have been made anew before its parent was"
+        heard.clear()
+        asyncio.run(activate(mount))
+        assert heard == [OTHER]
         assert mount.renewing == set()
 
 
