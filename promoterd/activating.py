@@ -53,8 +53,11 @@ async def activate(mount: Mounted) -> Activated:
         await mount.run(activation.reconfigure, mount.overlay)
         after = await _inodes(mount, [*waiting, *renewing])
         # one whose parent is just being made anew may have been so too soon, below the parent as it was
+        made_anew = set(waiting)
         left = {
-            path for path in renewing if parent(path) in waiting or (path in before and before[path] == after.get(path))
+            path
+            for path in renewing
+            if parent(path) in made_anew or (path in before and before[path] == after.get(path))
         }
         for path in waiting:
             seen = (before.get(path), after.get(path))
@@ -62,7 +65,7 @@ async def activate(mount: Mounted) -> Activated:
         kept = await mount.with_layers(mount.backend.sweep)
     finally:
         mount.renewing |= left
-        await mount.hear([path for path in mount.rehearing if path not in pinned])
+        await mount.hear([*mount.rehearing.difference(pinned)])
         mount.rehearing = frozenset()
     mount.metrics.activated(len(active), len(pinned), mount.clock() - started)
     if waiting:

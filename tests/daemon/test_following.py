@@ -77,8 +77,8 @@ def test_an_importer_and_whoever_asked_before_see_a_new_release(
     os.makedirs(mounted.on_server("py/app/2.0/lib"))
     with open(mounted.on_server("py/app/2.0/lib/so"), "w") as file:
         file.write("")
-    daemon.wait_for(lambda: finder.find_spec("new") is not None)
-    daemon.wait_for(lambda: os.path.exists(mounted.at("py/app/2.0")))
+    daemon.wait_for(lambda: finder.find_spec("new") is not None, patience=4.0)
+    daemon.wait_for(lambda: os.path.exists(mounted.at("py/app/2.0")), patience=4.0)
     assert daemon.find("growing_changed", path="/py/app")
     assert len(daemon.find("activation")) == activations, "nothing was promoted for that"
     daemon.wait_armed(6)
