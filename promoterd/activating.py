@@ -1,7 +1,7 @@
 """From marked to active: one reconfigure for all that wait, and a proof for each (R13, R14)."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -9,7 +9,7 @@ from promoterd.backends.base import MarkState
 from promoterd.errors import Refused
 from promoterd.mounted import Mounted
 from promoterd.overlay import activation
-from promoterd.paths import parent, show
+from promoterd.paths import ancestors, show
 from promoterd.staleness import Verdict, examine
 from promoterd.states import State
 
@@ -49,19 +49,15 @@ async def activate(mount: Mounted) -> Activated:
     left = set(renewing)
     try:
         await mount.quiet([*mount.rehearing])
-        before = await _inodes(mount, [*waiting, *renewing])
+        known = sorted({*waiting, *renewing})  # a parent before what is in it
+        before = await _inodes(mount, known)
         await mount.run(activation.reconfigure, mount.overlay)
-        after = await _inodes(mount, [*waiting, *renewing])
-        # one whose parent is just being made anew may have been so too soon, below the parent as it was
-        made_anew = set(waiting)
-        left = {
-            path
-            for path in renewing
-            if parent(path) in made_anew or (path in before and before[path] == after.get(path))
-        }
+        after = await _inodes(mount, known)
+        held = _held(known, before, after)
+        left = held.intersection(renewing)
         for path in waiting:
-            seen = (before.get(path), after.get(path))
-            await _judge(mount, path, active, pinned, is_new=None not in seen and seen[0] != seen[1])
+            is_new = path in before and path in after and path not in held
+            await _judge(mount, path, active, pinned, is_new=is_new)
         kept = await mount.with_layers(mount.backend.sweep)
     finally:
         mount.renewing |= left
@@ -71,6 +67,20 @@ async def activate(mount: Mounted) -> Activated:
     if waiting:
         mount.log.info("activation", active=len(active), pinned=len(pinned))
     return Activated(tuple(active), tuple(pinned), kept + len(mount.renewing))
+
+
+def _held(paths: Iterable[bytes], before: Mapping[bytes, int], after: Mapping[bytes, int]) -> set[bytes]:
+    """Which directories the overlay knows as it did: by the same inode, or by another one below such a directory.
+
+    What is looked up below a directory is looked up in that one's layers (ovl_lookup(), fs/overlayfs/namei.c): below
+    one that was not made anew it has another number after any reconfigure, and is in no layer that came since.
+    ``paths``: each directory before what is in it.
+    """
+    held: set[bytes] = set()
+    for path in paths:
+        if (path in before and before[path] == after.get(path)) or not held.isdisjoint(ancestors(path)):
+            held.add(path)
+    return held
 
 
 async def _inodes(mount: Mounted, paths: Sequence[bytes]) -> dict[bytes, int]:

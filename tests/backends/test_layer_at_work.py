@@ -255,10 +255,22 @@ def test_what_comes_into_the_layer_beside_a_promotion_is_heard_anew(
         asyncio.run(activate(mount))
         assert not mount.book.is_marked(OTHER)
         assert {LIB, SUB, OTHER} <= set(heard)
-        assert mount.renewing == {OTHER}, "it may have been made anew before its parent was"
-        heard.clear()
-        asyncio.run(activate(mount))
-        assert heard == [OTHER]
+        assert mount.renewing == set()
+
+
+def test_below_a_directory_that_is_held_as_it_was_nothing_is_taken_for_new(mounted: MountedOverlay) -> None:
+    """R11, R13: it gets another inode, but is looked up in the layers that the one above it was made of."""
+    with at_work(mounted) as mount:
+        mount.heard = lambda: [LIB, SUB, OTHER]
+        held = os.open(mounted.at("app"), os.O_RDONLY)
+        try:
+            asyncio.run(promote(mount, SUB))
+            found = asyncio.run(activate(mount))
+            assert (found.active, found.pinned) == ((), (SUB,))
+            assert mount.renewing == {b"app", LIB}
+        finally:
+            os.close(held)
+        assert asyncio.run(activate(mount)).active == (SUB,)
         assert mount.renewing == set()
 
 
