@@ -263,6 +263,8 @@ async def _remove_ghost(mount: Mounted, root: bytes) -> None:
     """Remove what the server has deleted, and forget it. Raises Refused, OSError, MountGone."""
     async with mount.changing:
         removed = await mount.with_layers(partial(mount.backend.remove_ghost, path=root))
+        if await mount.with_layers(mount.backend.sweep):
+            mount.unsettled = True
     mount.metrics.ghosts_removed(removed.shadows)
     mount.log.warning(
         "ghost_removed",

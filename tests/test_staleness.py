@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
+from promoterd.activating import activate
 from promoterd.errors import MountGone, Refused
 from promoterd.finding import Finder
 from promoterd.mounted import Mounted
-from promoterd.overlay import ghosts
+from promoterd.overlay import activation, ghosts
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers
+from promoterd.overlay.mounts import Overlay
 from promoterd.promotion import promote
 from promoterd.rechecking import Rechecker
 from promoterd.reopen import reopen_wanted
@@ -60,9 +62,12 @@ def promoted(make_overlay: MakeOverlay) -> Iterator[tuple[MountedOverlay, Mounte
         yield mounted, mount
 
 
-def look(mount: Mounted, after: float) -> None:
-    """What is due so many seconds later is looked at."""
-    asyncio.run(Rechecker(mount, Finder(mount, lambda: None), lambda: None)._look(mount.clock() + after))
+def look(mount: Mounted, after: float) -> int:
+    """What is due so many seconds later is looked at; how often that asks for an activation."""
+    asked: list[None] = []
+    rechecker = Rechecker(mount, Finder(mount, lambda: None), lambda: asked.append(None))
+    asyncio.run(rechecker._look(mount.clock() + after))
+    return len(asked)
 
 
 def failing_at(bad: bytes, error: Exception, monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
@@ -109,6 +114,48 @@ def test_a_ghost_that_cannot_be_removed_keeps_nothing_else_from_its_turn(
         look(mount, 4000)
         assert not os.path.lexists(mounted.at("r0"))
         assert mount.book.state(b"r0/lib") is State.COLD
+
+
+def opening_when_merged(path: bytes, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Open a file in the moment in which its directory is merged again; the descriptor, once it is."""
+    original = activation.reconfigure
+    opened: list[int] = []
+
+    def reconfigure(overlay: Overlay) -> None:
+        original(overlay)
+        if not opened and os.stat(os.path.dirname(path)).st_nlink == 1:
+            opened.append(os.open(path, os.O_RDONLY))
+
+    monkeypatch.setattr(activation, "reconfigure", reconfigure)
+    return opened
+
+
+def test_what_is_held_at_a_reopening_is_not_shown_for_ever(
+    make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever opens a file between the proof and the removal of its shadow keeps that one for everybody."""
+    monkeypatch.setattr(activation, "TRIES", 2)
+
+    async def activated() -> int:
+        async with mount.changing:
+            return (await activate(mount)).kept
+
+    with promoted(make_overlay) as (mounted, mount):
+        changed, other = mounted.at("r0/lib/f0000"), mounted.on_server("r0/lib/f0000.new")
+        with open(other, "wb") as file:
+            file.write(b"new and longer")
+        os.rename(other, mounted.on_server("r0/lib/f0000"))
+        asyncio.run(activated())
+        opened = opening_when_merged(changed, monkeypatch)
+        assert look(mount, 4000) == 1
+        (descriptor,) = opened
+        assert mount.book.state(b"r0/lib") is State.COLD, "it was reopened"
+        assert os.stat(changed).st_nlink == 0, "the kernel shows what was removed"
+        assert asyncio.run(activated()) == 1
+        os.close(descriptor)
+        assert asyncio.run(activated()) == 0
+        with open(changed, "rb") as shown:
+            assert shown.read() == b"new and longer"
 
 
 def test_a_mount_that_is_gone_is_no_ghost_that_cannot_be_removed(

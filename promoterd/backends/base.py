@@ -274,7 +274,10 @@ class Backend(ABC):
         return Traces([], [])
 
     def sweep(self, layers: Layers) -> int:
-        """Remove what nothing refers to any more; how much has to stay because something still may."""
+        """Remove what nothing refers to any more; how much has to stay because something still may.
+
+        What is shown although it was removed counts as well: as long as there is any, activations come again.
+        """
         del layers
         return 0
 

@@ -43,7 +43,7 @@ class FinalizeBackend(UpperBackend):
 
     def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
-        reopen_upper(self.overlay, paths, check_quiet=check_quiet)
+        self.held += reopen_upper(self.overlay, paths, check_quiet=check_quiet)
 
     def _in_effect(self, layers: Layers, path: bytes) -> bool | None:
         """The directory stays merged, and no attribute tells whether the kernel acts on its mark already."""

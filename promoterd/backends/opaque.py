@@ -78,7 +78,7 @@ class OpaqueBackend(UpperBackend):
 
     def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
         """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
-        reopen_upper(self.overlay, paths, check_quiet=check_quiet)
+        self.held += reopen_upper(self.overlay, paths, check_quiet=check_quiet)
 
 
 def _price_on_nfs(facts: Facts) -> Iterator[Finding]:

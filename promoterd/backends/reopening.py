@@ -10,10 +10,10 @@ the names would come back wherever the directory is merged already.
 import errno
 import os
 import stat
-import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 from promoterd.backends.base import Busy
 from promoterd.errors import Refused
@@ -23,12 +23,8 @@ from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
 from promoterd.overlay.shadows import completion_of, directory_stands_alone, file_stands_alone, stale_shadows
 from promoterd.overlay.times import restore_times, times_kept
-from promoterd.paths import ancestors, is_below, show
+from promoterd.paths import ancestors, is_below, join, show
 from promoterd.provenance import Provenance, decode
-
-TRIES = 20
-"""How many reconfigures a reopening may take before the directory counts as held."""
-_PAUSE = 0.05
 
 
 @dataclass(slots=True)
@@ -49,8 +45,8 @@ class _Undoing:
     stale: list[tuple[str, int]] = field(default_factory=list)
 
 
-def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
-    """Undo the marks of ``paths``, given top-down, on the live mount.
+def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> list[bytes]:
+    """Undo the marks of ``paths``, given top-down, on the live mount; what was removed, but is held and so still shown.
 
     Nobody may have written there in the quiet period before, which ``check_quiet`` knows, nor until the effect is
     proven. Raises Busy where somebody did, or where a process holds a directory: the marks are then as before. Raises
@@ -67,7 +63,7 @@ def reopen_upper(overlay: Overlay, paths: Sequence[bytes], *, check_quiet: Calla
         for undoing in undoings:
             if undoing.merged and activation.mark_in_effect(layers.root, layers.upper, undoing.path) is None:
                 raise Busy(path=show(undoing.path), reason="its upper file system gives no proof of effect (one link)")
-        _undo(layers, undoings, gate)
+        return _undo(layers, undoings, gate)
 
 
 def reopen_unmounted(layers: Layers, paths: Sequence[bytes], *, begin: Callable[[], None] = lambda: None) -> None:
@@ -84,11 +80,12 @@ def reopen_unmounted(layers: Layers, paths: Sequence[bytes], *, begin: Callable[
         layers.sync_upper()
 
 
-def finish_interrupted(layers: Layers, path: bytes) -> int:
-    """After a crash in the reopening of ``path``: finish what was unmarked already; how many directories that were.
+def finish_interrupted(layers: Layers, path: bytes) -> tuple[int, list[bytes]]:
+    """After a crash in the reopening of ``path``: finish what was unmarked already.
 
-    Where a mark still stands it stays, and so do the whiteouts that were written for it. Raises Busy where a process
-    holds one of the directories, or somebody writes there: its mark is then put back.
+    Returns how many directories that were, and what was removed there, but is held and so still shown. Where a mark
+    still stands it stays, and so do the whiteouts that were written for it. Raises Busy where a process holds one of
+    the directories, or somebody writes there: its mark is then put back.
     """
     chain = [*ancestors(path), path]
     with ExitStack() as stack:
@@ -104,10 +101,11 @@ def finish_interrupted(layers: Layers, path: bytes) -> int:
         ]
         if undoings:
             gate = stack.enter_context(UpperGate(layers.upper, [undoing.path for undoing in undoings]))
-            _undo(layers, undoings, gate)
+            held = _undo(layers, undoings, gate)
         else:
             activation.reconfigure(layers.overlay)
-        return len(undoings)
+            held = []
+        return len(undoings), held
 
 
 def finish_unmounted(layers: Layers, path: bytes) -> None:
@@ -126,7 +124,7 @@ def finish_unmounted(layers: Layers, path: bytes) -> None:
         layers.sync_upper()
 
 
-def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> None:
+def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> list[bytes]:
     first = show(undoings[0].path)
     try:
         _unmark(layers, undoings, gate)
@@ -141,10 +139,9 @@ def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> None
     if changed:
         _put_back(layers, undoings)
         raise Busy(path=first, reason="somebody wrote there while it was being reopened")
-    for undoing in undoings:
-        _forget(layers, undoing)
+    removed = [path for undoing in undoings for path in _forget(layers, undoing)]
     layers.sync_upper()
-    activation.reconfigure(layers.overlay)
+    return activation.reconfigure_until(layers.overlay, removed, partial(activation.is_let_go, layers.root))
 
 
 def _prepare(layers: Layers, path: bytes, stack: ExitStack) -> _Undoing:
@@ -230,18 +227,14 @@ def _linked(directory: int, shared: str, name: str) -> bool:
 
 
 def _prove_merged(layers: Layers, undoings: Sequence[_Undoing]) -> None:
-    waiting = [undoing for undoing in undoings if undoing.merged]
-    for _ in range(TRIES):
-        activation.reconfigure(layers.overlay)
-        waiting = [
-            undoing
-            for undoing in waiting
-            if activation.mark_in_effect(layers.root, layers.upper, undoing.path) is not False
-        ]
-        if not waiting:
-            return
-        time.sleep(_PAUSE)
-    raise Busy(path=show(waiting[0].path), reason="a process holds it")
+    waiting = [undoing.path for undoing in undoings if undoing.merged]
+
+    def is_merged(path: bytes) -> bool:
+        return activation.mark_in_effect(layers.root, layers.upper, path) is False
+
+    held = activation.reconfigure_until(layers.overlay, waiting, is_merged)
+    if held:
+        raise Busy(path=show(held[0]), reason="a process holds it")
 
 
 def _put_back(layers: Layers, undoings: Sequence[_Undoing]) -> None:
@@ -276,13 +269,16 @@ def _has_what_a_mark_breaks(undoing: _Undoing) -> bool:
     return False
 
 
-def _forget(layers: Layers, undoing: _Undoing) -> None:
-    """What only a mark needs: stale shadows of ours, the roll and the provenance."""
+def _forget(layers: Layers, undoing: _Undoing) -> list[bytes]:
+    """What only a mark needs: stale shadows of ours, which are returned, the roll and the provenance."""
+    removed = []
     if undoing.stale:
         with times_kept(undoing.directory):
             for name, ctime_ns in undoing.stale:
                 with suppress(FileNotFoundError):
                     if os.stat(name, dir_fd=undoing.directory, follow_symlinks=False).st_ctime_ns == ctime_ns:
                         os.unlink(name, dir_fd=undoing.directory)
+                        removed.append(join(undoing.path, os.fsencode(name)))
     rolls.remove(layers.overlay, undoing.provenance)
     xattrs.remove(xattrs.descriptor(undoing.directory), xattrs.PROVENANCE)
+    return removed

@@ -17,7 +17,7 @@ from promoterd.backends.reading import read_back
 from promoterd.backends.reopening import finish_interrupted
 from promoterd.backends.traces import traces_below
 from promoterd.overlay import beneath, copyup, ghosts, mounts, rolls, xattrs
-from promoterd.overlay.activation import mark_in_effect
+from promoterd.overlay.activation import is_let_go, mark_in_effect
 from promoterd.overlay.ancestors import adopt, adopt_ancestors, follow_lower
 from promoterd.overlay.gate import UpperGate
 from promoterd.overlay.ghosts import Removed
@@ -52,6 +52,8 @@ class UpperBackend(Backend):
         self._shared_parents = threading.Lock()
         self._free_lanes: list[int] = []
         self._next_lane = count()
+        self.held: list[bytes] = []
+        """What was removed from upper, but is still shown, since a process holds it."""
 
     def prices(self, *, with_data: bool) -> Prices:
         """As :meth:`Backend.prices`."""
@@ -150,17 +152,22 @@ class UpperBackend(Backend):
         return traces_below(layers, path)
 
     def sweep(self, layers: Layers) -> int:
-        """Remove rolls that belong to no mark."""
+        """Remove rolls that belong to no mark; how much is still shown that was removed."""
         rolls.sweep(layers)
-        return 0
+        self.held = [path for path in self.held if not is_let_go(layers.root, path)]
+        return len(self.held)
 
     def finish_reopening(self, layers: Layers, path: bytes) -> int:
         """Finish it or undo it; see :func:`promoterd.backends.reopening.finish_interrupted`."""
-        return finish_interrupted(layers, path)
+        directories, held = finish_interrupted(layers, path)
+        self.held += held
+        return directories
 
     def remove_ghost(self, layers: Layers, path: bytes) -> Removed:
         """Remove what we copied up and nobody changed; see :mod:`promoterd.overlay.ghosts`."""
-        return ghosts.remove_ghost(layers, path, self.scratch)
+        removed = ghosts.remove_ghost(layers, path, self.scratch)
+        self.held += removed.held
+        return removed
 
     def follow(self, layers: Layers, path: bytes) -> bool:
         """Through the overlay, but for what a user changed; see :mod:`promoterd.overlay.ancestors`."""

@@ -2,11 +2,20 @@
 
 import errno
 import os
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 from promoterd.overlay import beneath, syscalls
 from promoterd.overlay.listing import Layers
 from promoterd.overlay.mounts import Overlay
+from promoterd.paths import parent
+
+T = TypeVar("T")
+
+TRIES = 20
+"""How many reconfigures something may take before it counts as held: anybody may look in at the moment of one."""
+_PAUSE = 0.05
 
 _FLAGS = {
     os.ST_RDONLY: syscalls.MS_RDONLY,
@@ -36,6 +45,35 @@ def reconfigure(overlay: Overlay) -> None:
         syscalls.mount(b"none", overlay.mountpoint, b"", syscalls.MS_REMOUNT | same)
     finally:
         os.close(root)
+
+
+def reconfigure_until(overlay: Overlay, things: Iterable[T], done: Callable[[T], bool]) -> list[T]:
+    """Reconfigure until all of these are done, once at least; those that are held. Raises OSError, MountGone."""
+    left = list(things)
+    for _ in range(TRIES):
+        reconfigure(overlay)
+        left = [thing for thing in left if not done(thing)]
+        if not left:
+            break
+        time.sleep(_PAUSE)
+    return left
+
+
+def is_let_go(root: int, path: bytes) -> bool:
+    """Whether the overlay shows something else, or nothing, for an entry that was removed from upper.
+
+    A dentry that is held at a reconfigure stays, for everybody, and shows what was removed: without a link
+    (ovl_getattr() passes that of a file on), or with an error where its data or the directory's lower one are gone.
+    """
+    try:
+        with beneath.opened(root, parent(path)) as above:
+            return os.stat(path.rpartition(b"/")[2], dir_fd=above, follow_symlinks=False).st_nlink > 0
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError as error:
+        if error.errno not in (errno.EIO, errno.ESTALE):
+            raise
+        return False
 
 
 def mark_in_effect(root: int, upper: int, path: bytes) -> bool | None:

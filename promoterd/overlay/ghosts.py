@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 
 from promoterd.overlay import activation, beneath, rolls, xattrs
 from promoterd.overlay.listing import Layers
@@ -23,11 +24,15 @@ from promoterd.provenance import decode
 
 @dataclass(frozen=True, slots=True)
 class Removed:
-    """What became of a ghost: how many of our shadows went, and what of the user's stays."""
+    """What became of a ghost: how many of our shadows went, and what of the user's stays.
+
+    ``held``: what went, but is still shown, since a process holds it.
+    """
 
     path: bytes
     shadows: int
     kept: tuple[bytes, ...]
+    held: tuple[bytes, ...] = ()
 
 
 def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
@@ -45,13 +50,14 @@ def remove_ghost(layers: Layers, path: bytes, scratch_name: bytes) -> Removed:
     if beneath.exists_beneath(layers.upper, path):
         for found, is_ours in _upper_tree(layers, path):
             (ours if is_ours else kept).append(found)
+    removed = []
     if kept:
-        _remove_around(layers, ours, kept)
+        removed = _remove_around(layers, ours, kept)
     elif ours:
         _rename_away(layers, path, scratch_name)
-    activation.reconfigure(layers.overlay)
+    held = activation.reconfigure_until(layers.overlay, removed, partial(activation.is_let_go, layers.root))
     rolls.sweep(layers)
-    return Removed(path, len(ours), tuple(kept))
+    return Removed(path, len(ours), tuple(kept), tuple(held))
 
 
 def _upper_tree(layers: Layers, path: bytes) -> Iterator[tuple[bytes, bool]]:
@@ -110,8 +116,9 @@ def _remove_whiteout(upper: int, name: bytes) -> None:
             os.unlink(name, dir_fd=upper)
 
 
-def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> None:
-    """One by one, in upper: the overlay cannot unlink a file whose data is gone (EIO)."""
+def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> list[bytes]:
+    """One by one, in upper: the overlay cannot unlink a file whose data is gone (EIO). Returns what was removed."""
+    removed = []
     holding = {above for path in kept for above in [*ancestors(path), path]}
     for path in ours:
         with beneath.opened(layers.upper, parent(path)) as directory, suppress(FileNotFoundError):
@@ -125,9 +132,11 @@ def _remove_around(layers: Layers, ours: list[bytes], kept: list[bytes]) -> None
             try:
                 with times_kept(directory):
                     (os.rmdir if is_directory else os.unlink)(name, dir_fd=directory)
+                removed.append(path)
             except OSError as error:
                 if error.errno != errno.ENOTEMPTY:
                     raise
+    return removed
 
 
 def _give_to_user(layers: Layers, path: bytes) -> None:

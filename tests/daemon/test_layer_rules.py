@@ -82,7 +82,7 @@ def test_what_is_young_is_marked_when_it_is_old_enough(make_overlay: MakeOverlay
     library = LIBRARIES[0]
     rules = ({"path": "apps", "growing": True}, {"path": "apps/**", "min_age": "5s"})
     daemon = make_daemon(mount_policy(mounted, rules, backend="layer")).start()
-    time.sleep(5.0 - (time.time() - os.stat(mounted.on_server(library)).st_ctime) + 0.1)
+    time.sleep(max(0.0, os.stat(mounted.on_server(library)).st_ctime + 5.1 - time.time()))
     promoted(daemon, mounted, library)
     daemon.wait_armed(9)
     write(mounted.on_server(library + b"/new"))

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
+from promoterd.overlay import activation
 from promoterd.overlay.ghosts import Removed, remove_ghost
 from support.overlays import MountedOverlay
 from support.promotions import SCRATCH, Bench, assert_same_view, scratch_leftovers
@@ -47,6 +48,24 @@ def write(path: bytes, content: bytes = b"mine") -> None:
 
 
 class TestRemoval:
+    def test_what_a_process_holds_is_told(self, bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It is shown until an activation finds it let go."""
+        monkeypatch.setattr(activation, "TRIES", 2)
+        held = LIB + b"/f0001"
+        write(bench.mounted.at("sw/rel1/lib/mine"))
+        descriptor = os.open(bench.mounted.at(held), os.O_PATH)
+        delete_on_server(bench)
+        with bench.layers() as layers:
+            removed = bench.backend.remove_ghost(layers, RELEASE)
+            assert held in removed.held
+            bench.activate()
+            assert bench.backend.sweep(layers) == len(removed.held)
+            os.close(descriptor)
+            bench.activate()
+            assert bench.backend.sweep(layers) == 0
+        assert os.listdir(bench.mounted.at(LIB)) == [b"mine"]
+        assert not os.path.lexists(bench.mounted.at(held))
+
     def test_a_ghost_is_there_without_it(self, bench: Bench) -> None:
         """What the rule is for: still listed, and stat of its files fails."""
         delete_on_server(bench)
