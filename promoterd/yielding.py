@@ -134,18 +134,17 @@ class Limiter:
         if not self._kept or now - self._kept_since > _KEPT:
             self._kept, self._kept_since = [], now
         self._kept.append(counted)
-        groups = list(_classes(self._kept))
-        answers = sum(calls.done for _, calls in groups)
+        answers = sum(calls.done for part in self._kept for calls in part.values())
         if answers < ENOUGH:
             return None
-        self._kept = []
         took = usually = 0.0
-        for key, calls in groups:
+        for key, calls in _classes(self._kept):
             seconds = (calls.queued_ms + calls.rtt_ms) / 1000
             usual = self._usual.setdefault(key, Usual())
             usual.learn(seconds / calls.done, now)
             took += usual.of_late * calls.done
             usually += usual.seconds * calls.done
+        self._kept = []
         excess = (took - usually) / answers
         is_slow = excess > FLOOR and took > FACTOR * usually
         return Look(took / answers, usually / answers, is_slow)
@@ -155,6 +154,6 @@ def _classes(parts: list[Counted]) -> Iterator[tuple[Class, Calls]]:
     total: dict[tuple[bytes, str], Calls] = {}
     for part in parts:
         for key, calls in part.items():
-            total[key] = total.get(key, Calls()) + calls
+            total[key] = total[key] + calls if key in total else calls
     for (mountpoint, operation), calls in total.items():
         yield (mountpoint, operation, (calls.received // calls.done).bit_length()), calls
