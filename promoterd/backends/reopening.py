@@ -139,9 +139,7 @@ def _undo(layers: Layers, undoings: Sequence[_Undoing], gate: UpperGate) -> list
     if changed:
         _put_back(layers, undoings)
         raise Busy(path=first, reason="somebody wrote there while it was being reopened")
-    removed = [path for undoing in undoings for path in _forget(layers, undoing)]
-    layers.sync_upper()
-    return activation.reconfigure_until(layers.overlay, removed, partial(activation.is_let_go, layers.root))
+    return _forget_all(layers, undoings)
 
 
 def _prepare(layers: Layers, path: bytes, stack: ExitStack) -> _Undoing:
@@ -251,10 +249,7 @@ def _put_back(layers: Layers, undoings: Sequence[_Undoing]) -> None:
             _write_whiteouts(undoing, [name for name in undoing.names if name not in upper])
         else:
             xattrs.put(xattrs.descriptor(undoing.directory), xattrs.OPAQUE, undoing.mark)
-    for undoing in merged:
-        _forget(layers, undoing)
-    layers.sync_upper()
-    activation.reconfigure(layers.overlay)
+    _forget_all(layers, merged)
 
 
 def _has_what_a_mark_breaks(undoing: _Undoing) -> bool:
@@ -267,6 +262,13 @@ def _has_what_a_mark_breaks(undoing: _Undoing) -> bool:
             if not alone:
                 return True
     return False
+
+
+def _forget_all(layers: Layers, undoings: Sequence[_Undoing]) -> list[bytes]:
+    """Make them ordinary directories, for those who look there as well; what is held, and so still shown."""
+    removed = [path for undoing in undoings for path in _forget(layers, undoing)]
+    layers.sync_upper()
+    return activation.reconfigure_until(layers.overlay, removed, partial(activation.is_let_go, layers.root))
 
 
 def _forget(layers: Layers, undoing: _Undoing) -> list[bytes]:
