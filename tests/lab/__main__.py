@@ -51,6 +51,9 @@ def main(  # noqa: PLR0913 - the options of a command
     neighbour: Annotated[
         bool, typer.Option("--neighbour", help="Time what another client notices of the daemon's work.")
     ] = False,
+    instructions: Annotated[
+        bool, typer.Option("--instructions", help="The guests' clocks count their instructions: times can be repeated.")
+    ] = False,
     select: Annotated[str, typer.Option("-k", help="Only these tests in the guest.")] = "",
     docs: Annotated[bool, typer.Option("--docs", help="Bring docs/benchmarks.md up to date.")] = False,
 ) -> None:
@@ -71,7 +74,7 @@ def main(  # noqa: PLR0913 - the options of a command
         if not select:
             jobs.append(rebooting(3 * _MINUTE))
     try:
-        with Lab(str(ROOT), str(build), _say) as lab:
+        with Lab(str(ROOT), str(build), _say, instructions=instructions) as lab:
             failures = _run(lab, kernel, str(build), jobs, short=short, only_layers=only_layers, docs=docs)
     except (LabError, OSError) as error:
         failures = [str(error)]

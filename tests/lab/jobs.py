@@ -65,11 +65,12 @@ def rebooting(seconds: float) -> Job:
 class Lab:
     """A kernel, a share and a place for what comes out of it, which only one lab works in at a time; a context manager.
 
-    Raises LabError when it is entered while another lab is at work there.
+    ``instructions``: as for :class:`lab.machine.Machine`. Raises LabError when it is entered while another lab is at
+    work there.
     """
 
-    def __init__(self, root: str, build: str, said: Callable[[str, str], None]) -> None:
-        self._root, self._build, self._said = root, build, said
+    def __init__(self, root: str, build: str, said: Callable[[str, str], None], *, instructions: bool = False) -> None:
+        self._root, self._build, self._said, self._instructions = root, build, said, instructions
         self._archives: list[str] = []
         self._stack = ExitStack()
 
@@ -116,6 +117,7 @@ class Lab:
                     disks=[Disk(self._share), *(Disk(path, keep=len(job.boots) > 1) for path in uppers)],
                     console=f"{home}/console-{number}.log",
                     said=lambda line: self._said(job.name, line),
+                    instructions=self._instructions,
                 )
                 machine.run(f"{home}/results-{number}", job.seconds)
                 job.results.append(f"{home}/results-{number}")

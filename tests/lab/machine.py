@@ -23,6 +23,8 @@ _KERNEL_ARGUMENTS = (
     *("console=ttyS0", "quiet", "loglevel=4", "panic=-1", "mitigations=off", "tsc=reliable", "no_timer_check"),
     *("nokaslr", "random.trust_cpu=on", "cryptomgr.notests", "audit=0"),
 )
+BY_INSTRUCTIONS = "lab.clock=instructions"
+"""What tells the guest, in its kernel's arguments, that times can be asserted on."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,11 @@ class Disk:
 
 @dataclass(frozen=True)
 class Machine:
-    """What boots. ``console`` is the file that all the guest says goes to; ``said`` hears each line of it."""
+    """What boots. ``console`` is the file that all the guest says goes to; ``said`` hears each line of it.
+
+    By ``instructions``, the guest's clock goes on 2 ns with each that its processor executes, and at once to what it
+    waits for otherwise: how busy the host is, or how well an emulator does, is in no time that is measured.
+    """
 
     kernel: str
     archives: Sequence[str]
@@ -44,6 +50,7 @@ class Machine:
     memory_mib: int = 3072
     qemu: str = QEMU
     said: Callable[[str], None] = lambda _: None
+    instructions: bool = False
 
     def run(self, results: str, timeout: float) -> None:
         """Boot, wait for the end, and unpack what the guest left in the directory ``results``.
@@ -94,11 +101,13 @@ class Machine:
         return GuestFailed(f"{why}. The end of its console, {self.console}:\n{shown}")
 
     def _command(self, initrd: str, out: str) -> list[str]:
+        accel = ["tcg,thread=single", "-icount", "shift=1,sleep=off"] if self.instructions else ["tcg,thread=multi"]
+        arguments = [*_KERNEL_ARGUMENTS, *([BY_INSTRUCTIONS] if self.instructions else [])]
         command = [
             *("setpriv", "--pdeathsig", "KILL", "--"),  # the guest ends with us, however we end
-            *(self.qemu, "-accel", "tcg,thread=multi", "-M", "q35,hpet=off", "-cpu", "max,la57=off", "-smp", "1"),
+            *(self.qemu, "-accel", *accel, "-M", "q35,hpet=off", "-cpu", "max,la57=off", "-smp", "1"),
             *("-m", str(self.memory_mib), "-nodefaults", "-no-user-config", "-nographic", "-serial", "stdio"),
-            *("-no-reboot", "-kernel", self.kernel, "-initrd", initrd, "-append", " ".join(_KERNEL_ARGUMENTS)),
+            *("-no-reboot", "-kernel", self.kernel, "-initrd", initrd, "-append", " ".join(arguments)),
         ]
         for number, disk in enumerate([Disk(out, keep=True), *self.disks]):
             snapshot = "" if disk.keep else ",snapshot=on"

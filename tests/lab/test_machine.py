@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lab.errors import GuestFailed, LabError
-from lab.machine import Disk, Machine
+from lab.machine import BY_INSTRUCTIONS, Disk, Machine
 
 
 def machine(tmp_path: Path, script: str, **options: object) -> Machine:
@@ -45,6 +45,15 @@ def test_what_it_leaves_is_unpacked(tmp_path: Path) -> None:
     assert (results / "results").read_text() == "42"
     assert sorted(os.listdir(results)) == ["results", "status"], "nothing of an earlier run"
     assert heard == ["booting"]
+
+
+@pytest.mark.parametrize("instructions", [False, True])
+def test_whose_clock_it_has(tmp_path: Path, *, instructions: bool) -> None:
+    heard: list[str] = []
+    script = 'echo "$*"; ' + leave(tmp_path, status="0\n")
+    machine(tmp_path, script, said=heard.append, instructions=instructions).run(str(tmp_path / "results"), 10)
+    for told in ("-icount shift=", BY_INSTRUCTIONS):
+        assert (told in heard[0]) is instructions
 
 
 @pytest.mark.parametrize(
