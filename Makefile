@@ -48,7 +48,12 @@ demo: $(VENV)/.demo
 .PHONY: test
 JOBS ?= 4
 test: $(VENV)/.dev packages-test
+	@$(COMPILED)
 	$(BIN)/python -m pytest $(if $(filter-out 0,$(JOBS)),$(BESIDE)) $(ARGS)
+
+# The tests start the daemon and its commands some thousand times: none has to compile what it imports, also where
+# PYTHONDONTWRITEBYTECODE is set.
+COMPILED = $(BIN)/python -m compileall -q promoterd tests
 
 # Side by side, a file of tests at a time, each process in namespaces of its own: some tests look at every mount namespace.
 BESIDE = --dist loadfile --no-loadscope-reorder --tx '$(JOBS)*popen//python=tools/apart $(BIN)/python'
@@ -56,6 +61,7 @@ BESIDE = --dist loadfile --no-loadscope-reorder --tx '$(JOBS)*popen//python=tool
 ## make unit        the tests that need neither root nor FUSE nor an overlay
 .PHONY: unit
 unit: $(VENV)/.dev
+	@$(COMPILED)
 	$(BIN)/python -m pytest -m 'not system' $(ARGS)
 
 ## make stress      what takes too long for every day: 10^7 operations of readers, 10^6 entries, a kill at every point
