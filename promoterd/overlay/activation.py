@@ -63,16 +63,15 @@ def is_let_go(root: int, path: bytes) -> bool:
     """Whether the overlay shows something else, or nothing, for an entry that was removed from upper.
 
     A dentry that is held at a reconfigure stays, for everybody, and shows what was removed: without a link
-    (ovl_getattr() passes that of a file on), or with an error where its data or the directory's lower one are gone.
+    (ovl_getattr() passes that of a file on), or with an error (EIO, ESTALE) where its data or the directory's lower one
+    are gone. So what cannot be looked at counts as held.
     """
     try:
         with beneath.opened(root, parent(path)) as above:
             return os.stat(path.rpartition(b"/")[2], dir_fd=above, follow_symlinks=False).st_nlink > 0
     except (FileNotFoundError, NotADirectoryError):
         return True
-    except OSError as error:
-        if error.errno not in (errno.EIO, errno.ESTALE):
-            raise
+    except OSError:
         return False
 
 
