@@ -254,7 +254,6 @@ async def _undo(mount: Mounted, paths: Sequence[bytes], chain: Sequence[bytes], 
     mount.book.forget(chain, reason="reopened")
     if not mount.backend.reopens_live:  # else nothing of it is left
         mount.follow(chain)
-    kept = await mount.with_layers(mount.backend.sweep)
-    if kept or mount.backend.reopens_live:
+    if mount.backend.held or mount.backend.reopens_live:
         mount.unsettled = True  # who holds what was taken out keeps it for everybody
     mount.metrics.reopened("live")

@@ -257,14 +257,23 @@ async def _remove_ghosts(mount: Mounted, findings: Sequence[Finding], checked: i
         except (Refused, OSError) as error:
             mount.log.warning("recheck_failed", path=show(root), reason=f"its shadows cannot be removed: {error}")
             _look_again_later(mount, [finding.path for finding in findings if finding.ghost == root])
+    if roots and await _is_anything_kept(mount):
+        mount.unsettled = True
+
+
+async def _is_anything_kept(mount: Mounted) -> bool:
+    """Whether something that was taken out may be referred to still, or shown, so that an activation is wanted."""
+    try:
+        async with mount.changing:
+            return await mount.with_layers(mount.backend.sweep) > 0
+    except OSError:  # the activation sweeps as well, and says what is wrong
+        return True
 
 
 async def _remove_ghost(mount: Mounted, root: bytes) -> None:
     """Remove what the server has deleted, and forget it. Raises Refused, OSError, MountGone."""
     async with mount.changing:
         removed = await mount.with_layers(partial(mount.backend.remove_ghost, path=root))
-        if await mount.with_layers(mount.backend.sweep):
-            mount.unsettled = True
     mount.metrics.ghosts_removed(removed.shadows)
     mount.log.warning(
         "ghost_removed",

@@ -16,7 +16,6 @@ from promoterd.mounted import Mounted
 from promoterd.overlay import activation, ghosts
 from promoterd.overlay.ghosts import Removed
 from promoterd.overlay.listing import Layers
-from promoterd.overlay.mounts import Overlay
 from promoterd.promotion import promote
 from promoterd.rechecking import Rechecker
 from promoterd.reopen import reopen_wanted
@@ -24,6 +23,7 @@ from promoterd.staleness import recheck, too_many_vanished
 from promoterd.states import State
 from support.mounts import taken
 from support.overlays import MountedOverlay
+from support.reconfiguring import on_reconfigure
 from support.trees import files
 
 MakeOverlay = Callable[..., MountedOverlay]
@@ -116,20 +116,6 @@ def test_a_ghost_that_cannot_be_removed_keeps_nothing_else_from_its_turn(
         assert mount.book.state(b"r0/lib") is State.COLD
 
 
-def opening_when_merged(path: bytes, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Open a file in the moment in which its directory is merged again; the descriptor, once it is."""
-    original = activation.reconfigure
-    opened: list[int] = []
-
-    def reconfigure(overlay: Overlay) -> None:
-        original(overlay)
-        if not opened and os.stat(os.path.dirname(path)).st_nlink == 1:
-            opened.append(os.open(path, os.O_RDONLY))
-
-    monkeypatch.setattr(activation, "reconfigure", reconfigure)
-    return opened
-
-
 def test_what_is_held_at_a_reopening_is_not_shown_for_ever(
     make_overlay: MakeOverlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -146,13 +132,13 @@ def test_what_is_held_at_a_reopening_is_not_shown_for_ever(
             file.write(b"new and longer")
         os.rename(other, mounted.on_server("r0/lib/f0000"))
         asyncio.run(activated())
-        opened = opening_when_merged(changed, monkeypatch)
-        assert look(mount, 4000) == 1
-        (descriptor,) = opened
+        opened: list[int] = []
+        with on_reconfigure(monkeypatch, lambda: opened.append(os.open(changed, os.O_RDONLY)), after=True):
+            assert look(mount, 4000) == 1
         assert mount.book.state(b"r0/lib") is State.COLD, "it was reopened"
         assert os.stat(changed).st_nlink == 0, "the kernel shows what was removed"
         assert asyncio.run(activated()) == 1
-        os.close(descriptor)
+        os.close(*opened)
         assert asyncio.run(activated()) == 0
         with open(changed, "rb") as shown:
             assert shown.read() == b"new and longer"

@@ -226,6 +226,9 @@ class Backend(ABC):
 
     # What a backend that changes nothing leaves as it is
 
+    held: Sequence[bytes] = ()
+    """What was removed, but is still shown, since a process holds it; :meth:`sweep` finds what was let go."""
+
     @property
     def place(self) -> bytes:
         """Where its shadows are: the directory whose file system they fill, and that only one process writes to."""

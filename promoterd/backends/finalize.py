@@ -4,11 +4,8 @@ From the kernel branch ``ovl-finalize-dir`` of the linux-unionfs thread "overlay
 negative lookups" (2024); it was never merged, and the probe says so on every stock kernel.
 """
 
-from collections.abc import Callable, Sequence
-
 from promoterd.backends.base import Busy, Plan, Terms
 from promoterd.backends.closure import plan_closure
-from promoterd.backends.reopening import reopen_upper
 from promoterd.backends.upper import UpperBackend
 from promoterd.overlay import xattrs
 from promoterd.overlay.fitness import Facts, Finding, finalize_findings
@@ -40,10 +37,6 @@ class FinalizeBackend(UpperBackend):
             if layers.upper_xattr(directory.path, xattrs.OPAQUE) != self.mark_value:
                 raise Busy(path=show(directory.path), reason="the kernel has not marked it after a complete readdir")
         layers.sync_upper()
-
-    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
-        """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
-        self.held += reopen_upper(self.overlay, paths, check_quiet=check_quiet)
 
     def _in_effect(self, layers: Layers, path: bytes) -> bool | None:
         """The directory stays merged, and no attribute tells whether the kernel acts on its mark already."""

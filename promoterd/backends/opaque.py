@@ -7,11 +7,10 @@ complete already.
 
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 from promoterd.backends.base import Busy, Plan, PlannedDirectory, Terms
 from promoterd.backends.closure import plan_closure
-from promoterd.backends.reopening import reopen_upper
 from promoterd.backends.upper import UpperBackend
 from promoterd.overlay import beneath, xattrs
 from promoterd.overlay.findings import info
@@ -75,10 +74,6 @@ class OpaqueBackend(UpperBackend):
             with gate.opened(directory.path) as opened:
                 xattrs.put(xattrs.descriptor(opened), xattrs.OPAQUE, self.mark_value)
         layers.sync_upper()
-
-    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
-        """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
-        self.held += reopen_upper(self.overlay, paths, check_quiet=check_quiet)
 
 
 def _price_on_nfs(facts: Facts) -> Iterator[Finding]:

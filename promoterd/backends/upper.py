@@ -5,7 +5,7 @@ import stat
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import count
@@ -14,7 +14,7 @@ from typing import ClassVar, TypeVar
 from promoterd.backends.base import Backend, Busy, MarkState, OnDisk, Plan, PlannedDirectory, Traces
 from promoterd.backends.lanes import Piece, side_by_side, spread, steps
 from promoterd.backends.reading import read_back
-from promoterd.backends.reopening import finish_interrupted
+from promoterd.backends.reopening import finish_interrupted, reopen_upper
 from promoterd.backends.traces import traces_below
 from promoterd.overlay import beneath, copyup, ghosts, mounts, rolls, xattrs
 from promoterd.overlay.activation import is_let_go, mark_in_effect
@@ -53,7 +53,6 @@ class UpperBackend(Backend):
         self._free_lanes: list[int] = []
         self._next_lane = count()
         self.held: list[bytes] = []
-        """What was removed from upper, but is still shown, since a process holds it."""
 
     def prices(self, *, with_data: bool) -> Prices:
         """As :meth:`Backend.prices`."""
@@ -127,6 +126,10 @@ class UpperBackend(Backend):
     @abstractmethod
     def _mark(self, layers: Layers, plan: Plan, gate: UpperGate) -> None:
         """Mark the plan's directories, children first; each level is durable before the next."""
+
+    def reopen(self, paths: Sequence[bytes], *, check_quiet: Callable[[], None]) -> None:
+        """Undo the marks; see :func:`promoterd.backends.reopening.reopen_upper`."""
+        self.held += reopen_upper(self.overlay, paths, check_quiet=check_quiet)
 
     def read_back(self, layers: Layers, path: bytes) -> str | None:
         """Compares the listing, and the attributes of a few entries, with upper's."""

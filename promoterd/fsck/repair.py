@@ -16,13 +16,11 @@ from promoterd.fsck.judging import Facts
 from promoterd.fsck.layer import FILES, REST, LayerView, entry_problems
 from promoterd.fsck.reading import lstat
 from promoterd.fsck.session import Session
-from promoterd.overlay import beneath, xattrs
+from promoterd.overlay import activation, beneath, xattrs
 from promoterd.overlay.listing import Stamp
 from promoterd.paths import join, parent
 from promoterd.provenance import Provenance
 
-_TRIES = 20
-_PAUSE = 0.05
 _BATCH = 512
 _HELD = "the server answers again, but a process holds the directory: check again when that is gone"
 _NOT_HERE = frozenset({Kind.GHOST, Kind.TWIN, Kind.OTHER_LOWER, Kind.BAD_PROVENANCE, Kind.UNREADABLE, Kind.CHANGING})
@@ -98,12 +96,11 @@ def _in_effect(session: Session, path: bytes) -> bool:
     if not session.mounted:
         return True
     before = _shown(session, path)
-    for _ in range(_TRIES):
-        session.activate()
-        if before is None or _shown(session, path) != before:
-            return True
-        time.sleep(_PAUSE)
-    return False
+
+    def is_made_anew(path: bytes) -> bool:
+        return before is None or _shown(session, path) != before
+
+    return not activation.reconfigure_until(session.overlay, [path], is_made_anew)
 
 
 def _shown(session: Session, path: bytes) -> int | None:

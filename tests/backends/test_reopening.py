@@ -7,8 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -21,6 +20,7 @@ from promoterd.overlay import activation, rolls, xattrs
 from promoterd.overlay.listing import Layers
 from support.overlays import MountedOverlay
 from support.promotions import Bench, assert_marks_are_sound, assert_same_view
+from support.reconfiguring import on_reconfigure
 from support.soundness import OPAQUE, PROVENANCE, is_whiteout, xattr
 from support.trees import OLD, Directory, Symlink, Tree, files
 
@@ -86,26 +86,6 @@ def assert_reopened(bench: Bench, before: Any) -> None:
     write(bench.mounted.on_server("opt/lib/seen"), b"seen")
     bench.activate()
     assert read(bench.mounted.at("opt/lib/seen")) == b"seen"
-
-
-@contextmanager
-def on_reconfigure(
-    monkeypatch: pytest.MonkeyPatch, *actions: Callable[[], None], after: bool = False
-) -> Iterator[None]:
-    """Act in the window: the n-th action just before (or after) the n-th reconfigure."""
-    reconfigure, left = activation.reconfigure, list(actions)
-
-    def acting(overlay: Any) -> None:
-        if left and not after:
-            left.pop(0)()
-        reconfigure(overlay)
-        if left and after:
-            left.pop(0)()
-
-    with monkeypatch.context() as patch:
-        patch.setattr(activation, "reconfigure", acting)
-        yield
-    assert not left
 
 
 class TestLive:

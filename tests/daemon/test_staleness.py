@@ -225,8 +225,8 @@ class Case:
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.change)
 def test_row(scene: tuple[MountedOverlay, RunningDaemon], row: Row) -> None:
     assert f"| {row.change} | {row.complete} |" in DOCUMENT, "the document has the row"
-    cases = [Case(row, writers, *scene) for writers in ("none", "any")]  # in time is the first
-    for case in cases:
+    cases = [Case(row, writers, *scene) for writers in ("none", "any")]
+    for case in cases:  # the first has a bound of time, and waits for no other
         case.change()
         case.mounted.cool()  # the worst case: nothing is remembered from before
         case.assert_as_told()
