@@ -17,6 +17,9 @@ BACKOFF_MOST = 3600.0
 """Seconds between two reconfigures while only pinned directories wait."""
 UNPROVEN = "effect unproven: this upper file system does not count links of directories"
 _READINGS, _PAUSE = 3, 0.1
+_LOOKS_IN = 3
+"""How many reconfigures one activation takes where somebody looks into a directory, often one far above the others,
+that has to be made anew first: all below it would have to wait for the next one."""
 _SAMPLE = 8
 """How many entries of a newly active directory are read back, besides its listing."""
 
@@ -51,10 +54,13 @@ async def activate(mount: Mounted) -> Activated:
         await mount.quiet([*mount.rehearing])
         known = sorted({*waiting, *renewing})  # a parent before what is in it
         before = await _inodes(mount, known)
-        await mount.run(activation.reconfigure, mount.overlay)
-        after = await _inodes(mount, known)
-        held = _held(known, before, after)
-        left = held.intersection(renewing)
+        for _ in range(_LOOKS_IN):
+            await mount.run(activation.reconfigure, mount.overlay)
+            after = await _inodes(mount, known)
+            held = _held(known, before, after)
+            left = held.intersection(renewing)
+            if not left:
+                break
         for path in waiting:
             is_new = path in before and path in after and path not in held
             await _judge(mount, path, active, pinned, is_new=is_new)
