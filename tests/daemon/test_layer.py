@@ -1,12 +1,9 @@
 """The daemon with a metadata layer: what the server does while directories are complete, and what readers then see."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import pytest
 
 from promoterd.demo.view import differences
 from promoterd.errors import Refused
+from support.commands import promoterd
 from support.daemons import PATIENCE, RunningDaemon, mount_policy, sleeping_process, use, wait_for
 from support.overlays import MountedOverlay
 from support.promotions import assert_same_view, view_below, view_of
@@ -248,16 +246,17 @@ def test_offline_everything_is_taken_out(daemon: RunningDaemon, mounted: Mounted
     promote(daemon, mounted, LIB, OTHER)
     daemon.stop()
     mounted.umount()
-    command = [sys.executable, "-m", "promoterd", "reopen", "--offline", "--upper", os.fsdecode(mounted.upper)]
-    one = [*command, "/" + os.fsdecode(LIB), "--config", daemon.policy_file, "--json"]
-    answer = json.loads(subprocess.run(one, check=True, capture_output=True).stdout)
-    assert sorted(answer["reopened"]) == ["/apps/v1/lib", "/apps/v1/lib/sub"]
+    offline = ("reopen", "--offline", "--upper", mounted.upper, "--config", daemon.policy_file)
+    ran = promoterd(*offline, b"/" + LIB, "--json")
+    assert ran.code == 0, ran.out
+    assert sorted(ran.json["reopened"]) == ["/apps/v1/lib", "/apps/v1/lib/sub"]
     assert complete(mounted, OTHER)
     assert complete(mounted, b"apps/v1")
     mounted.mount()
     assert_same_view(before, view_of(mounted))
     mounted.umount()
-    subprocess.run([*command, "--all", "--config", daemon.policy_file], check=True, capture_output=True)
+    ran = promoterd(*offline, "--all")
+    assert ran.code == 0, ran.err
     for half in mounted.metadata:
         assert os.listdir(half) == []
     mounted.mount()

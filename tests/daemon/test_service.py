@@ -51,7 +51,7 @@ class TestTheEnd:
     @pytest.mark.parametrize("after", [0.0, 0.3, 0.5, 0.7])
     def test_while_it_starts(self, make_overlay: MakeOverlay, make_daemon: MakeDaemon, after: float) -> None:
         mounted = make_overlay(TREE)
-        daemon = make_daemon(mount_policy(mounted, ALWAYS)).launch()
+        daemon = make_daemon(mount_policy(mounted, ALWAYS), environment={}).launch()
         time.sleep(after)
         daemon.signal(signal.SIGTERM)
         code = daemon.running.wait(5)

@@ -5,10 +5,13 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from support.forking import Forked
 from support.needs import need
 
 NOBODY = 65534
@@ -62,10 +65,38 @@ def promoterd(
     prefix: tuple[str, ...] = (),
     nobody: bool = False,
 ) -> Ran:
-    """Run a command; a traceback is a failure whatever the test looks at. ``prefix`` is a program to run it by."""
+    """Run a command; a traceback is a failure whatever the test looks at. ``prefix`` is a program to run it by.
+
+    With ``prefix``, ``env`` or ``nobody`` it has an interpreter of its own, see :mod:`support.forking`.
+    """
     if nobody:
         need("root")
-    entry = ["-c", _AS_NOBODY] if nobody else ["-m", "promoterd"]
+    if prefix or env or nobody:
+        ran = _start(arguments, ["-c", _AS_NOBODY] if nobody else ["-m", "promoterd"], cwd, env, prefix)
+    else:
+        ran = _fork(arguments, cwd)
+    assert "Traceback" not in ran.out + ran.err, ran.out + ran.err
+    return ran
+
+
+def _fork(arguments: Sequence[str | bytes], cwd: str | bytes | None) -> Ran:
+    with tempfile.TemporaryDirectory(prefix="promoterd-said-") as home:
+        out, err = Path(home, "out"), Path(home, "err")
+        forked = Forked(arguments, stdout=str(out), stderr=str(err), env=environment(), cwd=cwd)
+        try:
+            code = forked.wait(PATIENCE)
+        finally:
+            forked.kill()
+        return Ran(code, out.read_text("utf-8"), err.read_text("utf-8"))
+
+
+def _start(
+    arguments: Sequence[str | bytes],
+    entry: Sequence[str],
+    cwd: str | bytes | None,
+    env: Mapping[str, str | None] | None,
+    prefix: Sequence[str],
+) -> Ran:
     done = subprocess.run(
         [*prefix, sys.executable, *entry, *arguments],
         capture_output=True,
@@ -75,9 +106,7 @@ def promoterd(
         check=False,
         stdin=subprocess.DEVNULL,
     )
-    ran = Ran(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
-    assert "Traceback" not in ran.out + ran.err, ran.out + ran.err
-    return ran
+    return Ran(done.returncode, done.stdout.decode("utf-8"), done.stderr.decode("utf-8"))
 
 
 def on_a_terminal(*arguments: str, until: str | None = None) -> tuple[int, str]:

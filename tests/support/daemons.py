@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from promoterd.control import Request, request
 from promoterd.errors import DaemonUnreachable
 from promoterd.paths import show
+from support.forking import Forked
 from support.overlays import MountedOverlay
 
 T = TypeVar("T")
@@ -96,7 +97,8 @@ class RunningDaemon:
     """``promoterd run`` in the directory ``base``, as a context manager that always ends the process.
 
     Leaving the block without an error stops it by SIGTERM, which must end well, within :data:`STOP_WITHIN` seconds, and
-    without an unforeseen exception in the log.
+    without an unforeseen exception in the log. With an ``environment`` it has an interpreter of its own, see
+    :mod:`support.forking`.
     """
 
     def __init__(
@@ -114,8 +116,8 @@ class RunningDaemon:
             "mounts": list(mounts),
             **policy,
         }
-        self.process: subprocess.Popen[bytes] | None = None
-        self._environment = {**os.environ, **(environment or {})}
+        self.process: subprocess.Popen[bytes] | Forked | None = None
+        self._environment = environment
         self._log = f"{self.base}/daemon.log"
         self._mark = 0
 
@@ -131,13 +133,17 @@ class RunningDaemon:
         """Start the process and wait for nothing. The log is appended to."""
         self.write_policy()
         self._mark = os.path.getsize(self._log) if os.path.exists(self._log) else 0
+        arguments = ["run", "--config", self.policy_file]
+        if self._environment is None:
+            self.process = Forked(arguments, stdout=self._log, stderr=self._log, env=os.environ, cwd="/")
+            return self
         with open(self._log, "ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "promoterd", "run", "--config", self.policy_file],
+                [sys.executable, "-m", "promoterd", *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environment,
+                env={**os.environ, **self._environment},
                 cwd="/",
             )
         return self
@@ -153,7 +159,7 @@ class RunningDaemon:
         return self
 
     @property
-    def running(self) -> subprocess.Popen[bytes]:
+    def running(self) -> subprocess.Popen[bytes] | Forked:
         assert self.process is not None
         return self.process
 

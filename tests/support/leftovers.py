@@ -6,10 +6,12 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator
 
 from promoterd.overlay import syscalls
 
 _PR_SET_CHILD_SUBREAPER = 36
+_BESIDE = ("multiprocessing.resource_tracker", "multiprocessing.forkserver")
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
@@ -37,17 +39,26 @@ def detach(points: list[str]) -> None:
 
 
 def children() -> set[int]:
-    """The living children of this process, of whatever thread; those that have ended are reaped or left to Popen."""
-    mine = str(os.getpid()).encode()
-    found = set()
+    """The living children of this process, of whatever thread; those that have ended are reaped or left to Popen.
+
+    What multiprocessing runs beside it, its fork server say, lives as long as it does, by design: the children of that
+    count instead.
+    """
+    living = dict(_parents())
+    own = {pid for pid, parent in living.items() if parent == os.getpid()}
+    beside = {pid for pid in own if any(name in command(pid) for name in _BESIDE)}
+    return own - beside | {pid for pid, parent in living.items() if parent in beside}
+
+
+def _parents() -> Iterator[tuple[int, int]]:
+    """Every living process with its parent."""
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
         with contextlib.suppress(OSError), open(f"/proc/{name}/stat", "rb") as file:
             state, parent = file.read().rpartition(b")")[2].split()[:2]
-            if parent == mine and state not in (b"Z", b"X"):
-                found.add(int(name))
-    return found
+            if state not in (b"Z", b"X"):
+                yield int(name), int(parent)
 
 
 def command(pid: int) -> str:
@@ -61,10 +72,7 @@ def new_children(before: set[int], grace: float = 1.0) -> dict[int, str]:
     """Children that were not there before and do not end within ``grace`` seconds, with what they run."""
     deadline = time.monotonic() + grace
     while True:
-        # multiprocessing's tracker lives as long as its parent, by design
-        left = {
-            pid: text for pid in children() - before if "multiprocessing.resource_tracker" not in (text := command(pid))
-        }
+        left = {pid: command(pid) for pid in children() - before}
         if not left or time.monotonic() > deadline:
             return left
         time.sleep(0.02)

@@ -37,6 +37,8 @@ _READ = ("apps/tool/1.0/lib", "apps/other/1.0/lib", "apps/other/1.1/lib")
 _LAYERED = ("layer", "layer+chain", "layer+chain+data")
 _PROBES = 3
 _LAUNCHES = 3
+"""That make directories hot: three machines that had one each, or one machine with long pauses. One is enough for most
+(docs/heat.md), and all that a short run has."""
 _LEAST_REQUESTS = 50
 
 
@@ -90,10 +92,10 @@ class Measurement:
         self._unpromoted()
         if probe.host().trial.data_only_layers:
             with self._layered() as overlay:
-                self._marked(_LAYERED[-1], overlay)
+                self._marked(_LAYERED[-1], overlay, launches=1)
         else:
             with self._overlay() as overlay:
-                self._marked(promoting.fit_backends(overlay)[0], overlay)
+                self._marked(promoting.fit_backends(overlay)[0], overlay, launches=1)
 
     def _unpromoted(self) -> None:
         with mounted_nfs(self.nfs) as share:
@@ -151,14 +153,14 @@ class Measurement:
         self._cost("prime", promoting.Cost(entries, counts, counts.seconds))
         self._state("prime", overlay.mountpoint, overlay, warm=read)
 
-    def _marked(self, state: str, overlay: MountedOverlay) -> None:
-        """What a backend's marks lead to.
+    def _marked(self, state: str, overlay: MountedOverlay, launches: int = _LAUNCHES) -> None:
+        """What a backend's marks lead to; ``launches`` make directories hot.
 
         The daemon is not there while something is measured: its own rechecks are no part of a launch.
         """
         promoter = Promoter(overlay, self.manifest, state)
         say(f"{state}: by heat alone")
-        promoter.promote(use=partial(self._use, overlay))
+        promoter.promote(use=partial(self._use, overlay, launches))
         say(f"{state}: {len(promoter.complete())} directories complete")
         self.launch_by_heat[state] = self._launch(state, overlay.mountpoint, [overlay])
         say(f"{state}: all of it, because policy says so, and other releases, which a reader is at work in")
@@ -176,9 +178,8 @@ class Measurement:
         say(f"{state}: is the view what the server has?")
         self.changed += self._differences(overlay)
 
-    def _use(self, overlay: MountedOverlay) -> None:
-        """What makes directories hot: as if three machines had one launch each, or one machine had long pauses."""
-        for _ in range(_LAUNCHES):
+    def _use(self, overlay: MountedOverlay, launches: int) -> None:
+        for _ in range(launches):
             cool(overlay)
             launch(os.fsdecode(overlay.mountpoint), MANIFEST)
 
