@@ -79,6 +79,11 @@ class Daemon:
         """Ask for the end."""
         self._stop.set()
 
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the end was asked for."""
+        return self._stop.is_set()
+
     async def _serve(self) -> None:
         self._housekeeper = asyncio.create_task(self._housekeeping())
         background = [self._housekeeper, asyncio.create_task(self._tell_ready())]

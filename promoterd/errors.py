@@ -89,6 +89,7 @@ class DaemonUnreachable(PromoterdError):
 
     exit_code = 9
     default_hint = "start it with `systemctl start promoterd`, or `promoterd run --config FILE`"
+    hint_if_it_goes: ClassVar[str] = "what it had begun it finishes or undoes at its next start"
 
 
 class Deferred(PromoterdError):

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from promoterd import __version__, localdata
 from promoterd.control import Handler, Progress, Request
-from promoterd.errors import MountGone, MountNotFound, PromoterdError, Refused, UsageError
+from promoterd.errors import DaemonUnreachable, MountGone, MountNotFound, PromoterdError, Refused, UsageError
 from promoterd.explain import explain
-from promoterd.keeper import Keeper
+from promoterd.keeper import Keeper, Phase
 from promoterd.mounted import Mounted
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import display, relative_to_mount, show
@@ -38,12 +38,29 @@ class Handlers:
     def table(self) -> dict[str, Handler]:
         """The handlers by the name of their request."""
         return {
-            name: _telling(getattr(self, name))
+            name: self._telling(getattr(self, name))
             for name in (
                 *("status", "top", "promote", "reopen", "explain", "pause", "resume", "retire", "reload"),
                 *("warm", "heat"),
             )
         }
+
+    def _telling(self, handler: Handler) -> Handler:
+        """The handler, with what the kernel says and the end of a mount as errors for the one who asked."""
+
+        async def tell(request: Request, progress: Progress) -> dict[str, Any]:
+            try:
+                return await handler(request, progress)
+            except OSError as error:
+                raise PromoterdError(
+                    f"{display(request.path or b'/')}: {error.strerror}", hint="the log, or the server's, may say why"
+                ) from error
+            except PoolClosed as error:
+                if self._daemon.is_stopping:
+                    raise DaemonUnreachable("promoterd is stopping", hint=DaemonUnreachable.hint_if_it_goes) from error
+                raise MountGone(mountpoint=error.args[0]) from error
+
+        return tell
 
     async def status(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Every mount, or one, with its phase, backend, counts of states, and what waits or failed."""
@@ -241,24 +258,10 @@ def _payback(mount: Mounted, path: bytes, worth: Payback) -> dict[str, Any]:
     }
 
 
-def _telling(handler: Handler) -> Handler:
-    """The handler, with what the kernel says and the end of a mount as errors for the one who asked."""
-
-    async def tell(request: Request, progress: Progress) -> dict[str, Any]:
-        try:
-            return await handler(request, progress)
-        except OSError as error:
-            raise PromoterdError(
-                f"{display(request.path or b'/')}: {error.strerror}", hint="the log, or the server's, may say why"
-            ) from error
-        except PoolClosed as error:
-            raise MountGone(mountpoint=error.args[0]) from error
-
-    return tell
-
-
 def _working(keeper: Keeper) -> Mounted:
-    """The mount, which must be in work. Raises PromoterdError with the phase and the reason."""
+    """The mount, which must be in work. Raises PromoterdError with the phase and the reason; PoolClosed at its end."""
+    if keeper.phase is Phase.CLOSING:
+        raise PoolClosed(keeper.policy.mountpoint)
     if keeper.mount is None:
         raise PromoterdError(
             f"{keeper.policy.mountpoint} is not in work: {keeper.phase.value}"

@@ -63,7 +63,7 @@ def _result(path: str, lines: BinaryIO, on_progress: Callable[[dict[str, Any]], 
 
 
 def _went_away(path: str) -> DaemonUnreachable:
-    hint = "it stopped or was killed; what it had begun it finishes or undoes at its next start"
+    hint = f"it stopped or was killed; {DaemonUnreachable.hint_if_it_goes}"
     return DaemonUnreachable(f"the promoterd on {path} went away before it answered", hint=hint)
 
 

@@ -100,6 +100,10 @@ def test_the_daemon_answers_and_ends(make_site: Callable[..., Site]) -> None:
             wait_for(lambda: daemon.status()["stuck"])
             said = promoterd("status", "--socket", daemon.socket)
             assert (said.code, "stuck" in said.out) == (0, True)
+            daemon.signal(signal.SIGTERM)
+            wait_for(lambda: daemon.status()["phase"] == "closing")
+            late = promoterd("promote", site.at("app/lib"), "--socket", daemon.socket)
+            assert (late.code, "is stopping" in late.err) == (9, True), late.err
             daemon.stop()
             _, said_at_last = asking.communicate(timeout=5)
         assert asking.returncode == 9, said_at_last
