@@ -14,18 +14,7 @@ from typing import Any
 from support.forking import Forked
 from support.needs import need
 
-NOBODY = 65534
 PATIENCE = 60.0
-_AS_NOBODY = f"""
-import importlib, os, pkgutil, sys
-import promoterd, promoterd.cli, rich.progress, rich.table, rich.live, typer.rich_utils
-for found in pkgutil.walk_packages(promoterd.__path__, "promoterd."):
-    if not found.name.startswith(("promoterd.demo", "promoterd.__main__")):
-        importlib.import_module(found.name)
-os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-promoterd.cli.main()
-"""
-"""Imports first: the interpreter's own files need not be readable for nobody."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +56,23 @@ def promoterd(
 ) -> Ran:
     """Run a command; a traceback is a failure whatever the test looks at. ``prefix`` is a program to run it by.
 
-    With ``prefix``, ``env`` or ``nobody`` it has an interpreter of its own, see :mod:`support.forking`.
+    With ``prefix`` or ``env`` it has an interpreter of its own, see :mod:`support.forking`, and is not ``nobody``'s.
     """
-    if nobody:
-        need("root")
-    if prefix or env or nobody:
-        ran = _start(arguments, ["-c", _AS_NOBODY] if nobody else ["-m", "promoterd"], cwd, env, prefix)
+    if prefix or env:
+        assert not nobody
+        ran = _start(arguments, cwd, env, prefix)
     else:
-        ran = _fork(arguments, cwd)
+        ran = _fork(arguments, cwd, nobody=nobody)
     assert "Traceback" not in ran.out + ran.err, ran.out + ran.err
     return ran
 
 
-def _fork(arguments: Sequence[str | bytes], cwd: str | bytes | None) -> Ran:
+def _fork(arguments: Sequence[str | bytes], cwd: str | bytes | None, *, nobody: bool) -> Ran:
+    if nobody:
+        need("root")
     with tempfile.TemporaryDirectory(prefix="promoterd-said-") as home:
         out, err = Path(home, "out"), Path(home, "err")
-        forked = Forked(arguments, stdout=str(out), stderr=str(err), env=environment(), cwd=cwd)
+        forked = Forked(arguments, stdout=str(out), stderr=str(err), env=environment(), cwd=cwd, nobody=nobody)
         try:
             code = forked.wait(PATIENCE)
         finally:
@@ -92,13 +82,12 @@ def _fork(arguments: Sequence[str | bytes], cwd: str | bytes | None) -> Ran:
 
 def _start(
     arguments: Sequence[str | bytes],
-    entry: Sequence[str],
     cwd: str | bytes | None,
     env: Mapping[str, str | None] | None,
     prefix: Sequence[str],
 ) -> Ran:
     done = subprocess.run(
-        [*prefix, sys.executable, *entry, *arguments],
+        [*prefix, sys.executable, "-m", "promoterd", *arguments],
         capture_output=True,
         cwd=cwd,
         env=environment(env),

@@ -20,11 +20,15 @@ from typing import NoReturn
 import promoterd
 from promoterd.cli import main
 
+NOBODY = 65534
 _NOT_LOADED = ("promoterd.demo", "promoterd.__main__")
 
 
 class Forked:
-    """``promoterd`` with these arguments, as :class:`subprocess.Popen` shows it; its outputs are appended to files."""
+    """``promoterd`` with these arguments, as :class:`subprocess.Popen` shows it; its outputs are appended to files.
+
+    ``nobody`` runs it as a user who need not be able to read the interpreter's own files.
+    """
 
     def __init__(
         self,
@@ -34,10 +38,11 @@ class Forked:
         stderr: str,
         env: Mapping[str, str],
         cwd: str | bytes | None = None,
+        nobody: bool = False,
     ) -> None:
         self.args = ["promoterd", *map(os.fsdecode, arguments)]
         self._process: ForkServerProcess = _context().Process(
-            target=_become, args=(self.args, (stdout, stderr), dict(env), cwd or os.getcwd()), daemon=True
+            target=_become, args=(self.args, (stdout, stderr), dict(env), cwd or os.getcwd(), nobody), daemon=True
         )
         self._process.start()
 
@@ -84,7 +89,9 @@ def _context() -> ForkServerContext:
     return context
 
 
-def _become(arguments: list[str], outputs: Sequence[str], env: dict[str, str], cwd: str | bytes) -> NoReturn:
+def _become(
+    arguments: list[str], outputs: Sequence[str], env: dict[str, str], cwd: str | bytes, nobody: bool
+) -> NoReturn:
     for number, path in enumerate((os.devnull, *outputs)):
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT if number else os.O_RDONLY
         opened = os.open(path, flags, 0o600)
@@ -93,5 +100,9 @@ def _become(arguments: list[str], outputs: Sequence[str], env: dict[str, str], c
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)
+    if nobody:
+        os.setgroups([])
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)
     sys.argv = arguments
     main()
