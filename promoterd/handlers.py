@@ -10,7 +10,7 @@ from promoterd import __version__, localdata
 from promoterd.control import Handler, Progress, Request
 from promoterd.errors import DaemonUnreachable, MountGone, MountNotFound, PromoterdError, Refused, UsageError
 from promoterd.explain import explain
-from promoterd.keeper import Keeper, Phase
+from promoterd.keeper import Keeper
 from promoterd.mounted import Mounted
 from promoterd.overlay.mountinfo import is_at_or_below
 from promoterd.paths import display, relative_to_mount, show
@@ -56,8 +56,7 @@ class Handlers:
                     f"{display(request.path or b'/')}: {error.strerror}", hint="the log, or the server's, may say why"
                 ) from error
             except PoolClosed as error:
-                if self._daemon.is_stopping:
-                    raise DaemonUnreachable("promoterd is stopping", hint=DaemonUnreachable.hint_if_it_goes) from error
+                self._raise_if_stopping()
                 raise MountGone(mountpoint=error.args[0]) from error
 
         return tell
@@ -127,7 +126,7 @@ class Handlers:
     async def promote(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Promote one directory now, or everything below it that policy allows."""
         keeper, path = self._locate(request.path)
-        mount = _working(keeper)
+        mount = self._working(keeper)
         done = await promote_wanted(
             mount, path, recursive=request.recursive, progress=lambda at, of: progress({"done": at, "of": of})
         )
@@ -138,7 +137,7 @@ class Handlers:
     async def warm(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Promote what can be of some directories in a second; who asked asks again for what is not in the answer."""
         keeper, _ = self._locate(request.path)
-        return await warm_some(_working(keeper), keeper.worker, request, progress)
+        return await warm_some(self._working(keeper), keeper.worker, request, progress)
 
     async def heat(self, request: Request, progress: Progress) -> dict[str, Any]:
         """The heat of all directories, by kind of use."""
@@ -150,9 +149,9 @@ class Handlers:
         del progress
         if request.all:
             keepers = self._in_work(request.path)
-            return await self._reopen_all([_working(keeper) for keeper in keepers])
+            return await self._reopen_all([self._working(keeper) for keeper in keepers])
         keeper, path = self._locate(request.path)
-        return {"reopened": [show(found) for found in await reopen_wanted(_working(keeper), path)], "deferred": []}
+        return {"reopened": [show(found) for found in await reopen_wanted(self._working(keeper), path)], "deferred": []}
 
     async def _reopen_all(self, mounts: list[Mounted]) -> dict[str, Any]:
         reopened, deferred = [], []
@@ -166,7 +165,7 @@ class Handlers:
         """Which rule governs a directory, its heat and state, and what keeps it from the next one."""
         del progress
         keeper, path = self._locate(request.path)
-        mount = _working(keeper)
+        mount = self._working(keeper)
         worker, now = keeper.worker, mount.clock()
         heat = 0.0 if worker is None else worker.tracker.heat(path, now)
         answer = await explain(mount, path, heat)
@@ -177,7 +176,7 @@ class Handlers:
     async def pause(self, request: Request, progress: Progress) -> dict[str, Any]:
         """Stop marking on one mount, or on all."""
         del progress
-        mounts = [_working(keeper) for keeper in self._in_work(request.path)]
+        mounts = [self._working(keeper) for keeper in self._in_work(request.path)]
         for mount in mounts:
             mount.pause("paused by hand")
         return {"paused": [mount.name for mount in mounts]}
@@ -187,7 +186,7 @@ class Handlers:
         del progress
         keepers = self._in_work(request.path)
         for keeper in keepers:
-            _working(keeper).resume()
+            self._working(keeper).resume()
             if keeper.worker is not None:
                 keeper.worker.look()
         return {"resumed": [keeper.policy.mountpoint for keeper in keepers]}
@@ -196,7 +195,7 @@ class Handlers:
         """Undo everything on one mount, live where that is safe, and promote nothing more on it."""
         del progress
         keeper, _ = self._locate(request.path)
-        mount = _working(keeper)
+        mount = self._working(keeper)
         mount.retire()
         return await self._reopen_all([mount]) | {"retired": mount.name}
 
@@ -214,6 +213,22 @@ class Handlers:
         """As :meth:`_chosen`, but for mounts that are not in work, unless none is, or it is named."""
         chosen = self._chosen(path)
         return [keeper for keeper in chosen if keeper.mount is not None] or chosen
+
+    def _working(self, keeper: Keeper) -> Mounted:
+        """The mount, which must be in work. Raises PromoterdError with the phase and the reason."""
+        if keeper.mount is None:
+            self._raise_if_stopping()
+            raise PromoterdError(
+                f"{keeper.policy.mountpoint} is not in work: {keeper.phase.value}"
+                + (f", {keeper.reason}" if keeper.reason else ""),
+                hint="`promoterd doctor` says what the mount needs",
+            )
+        return keeper.mount
+
+    def _raise_if_stopping(self) -> None:
+        """Raises DaemonUnreachable: as for who is left without an answer, it is not about the mount."""
+        if self._daemon.is_stopping:
+            raise DaemonUnreachable("promoterd is stopping", hint=DaemonUnreachable.hint_if_it_goes)
 
     def _locate(self, path: bytes | None) -> tuple[Keeper, bytes]:
         """The mount that an absolute path lies on, and the path inside it. Raises MountNotFound, UsageError."""
@@ -256,19 +271,6 @@ def _payback(mount: Mounted, path: bytes, worth: Payback) -> dict[str, Any]:
         "cost": round(worth.cost),
         "payback_seconds": None if done else round(worth.seconds, 1),
     }
-
-
-def _working(keeper: Keeper) -> Mounted:
-    """The mount, which must be in work. Raises PromoterdError with the phase and the reason; PoolClosed at its end."""
-    if keeper.phase is Phase.CLOSING:
-        raise PoolClosed(keeper.policy.mountpoint)
-    if keeper.mount is None:
-        raise PromoterdError(
-            f"{keeper.policy.mountpoint} is not in work: {keeper.phase.value}"
-            + (f", {keeper.reason}" if keeper.reason else ""),
-            hint="`promoterd doctor` says what the mount needs",
-        )
-    return keeper.mount
 
 
 def promotion_result(path: bytes, done: list[Promotion]) -> dict[str, Any]:

@@ -51,21 +51,18 @@ class Forked:
         assert self._process.pid is not None
         return self._process.pid
 
-    @property
-    def returncode(self) -> int | None:
-        return self._process.exitcode
-
     def poll(self) -> int | None:
         """The exit code, or minus the number of the signal that ended it; None while it runs."""
-        return self.returncode
+        return self._process.exitcode
 
     def wait(self, timeout: float | None = None) -> int:
         """Raises subprocess.TimeoutExpired."""
         self._process.join(timeout)
-        if self.returncode is None:
+        code = self.poll()
+        if code is None:
             assert timeout is not None
             raise subprocess.TimeoutExpired(self.args, timeout)
-        return self.returncode
+        return code
 
     def send_signal(self, number: int) -> None:
         if self.poll() is None:
